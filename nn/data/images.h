@@ -9,20 +9,13 @@
 
 #include "core/digest.h"
 #include "core/mem.h"
+#include "nn/data/decode.h"
 #include "nn/data/preprocess.h"
 
 enum {
-    ISO_IMAGE_PIXELS_MAX = 64 * 1000 * 1000, /* specs/security.md 9.3 */
-    ISO_IMAGE_SCANS_MAX = 100,               /* of a progressive JPEG */
-    ISO_IMAGE_FILE_MAX = 64 * 1024 * 1024,   /* bytes of one file */
+    ISO_IMAGE_FILE_MAX = 64 * 1024 * 1024, /* bytes of one file */
     ISO_CLASSES_MAX = 4096
 };
-
-/* Decodes a PNG or JPEG in memory to RGB bytes (h, w, 3), a new allocation to be freed. 16-bit
- * becomes 8, grey becomes RGB, palettes are expanded, alpha is dropped, CMYK is converted. EXIF
- * rotation is not applied (training tools differ; factories mount cameras once). */
-iso_err iso_image_decode(const void *data, size_t size, uint8_t **rgb, int *h, int *w,
-                         iso_error *e) ISO_MUST_CHECK;
 
 typedef struct {
     const char *path;  /* "train/scratch/0001.png", relative to the task folder */
