@@ -6,8 +6,18 @@
 
 enum { ISO_MAX_RANK = 8 };
 
+/* The numbers go into digests: append only. */
 typedef enum {
-    ISO_F64, ISO_F32, ISO_F16, ISO_BF16, ISO_I64, ISO_I32, ISO_I16, ISO_I8, ISO_U8, ISO_BOOL,
+    ISO_F64,
+    ISO_F32,
+    ISO_F16,
+    ISO_BF16,
+    ISO_I64,
+    ISO_I32,
+    ISO_I16,
+    ISO_I8,
+    ISO_U8,
+    ISO_BOOL,
     ISO_DTYPE_COUNT
 } iso_dtype;
 
