@@ -10,6 +10,8 @@
 #include "core/json.h"
 #include "core/safetensors.h"
 
+enum { ISO_PEFT_MAX_RANK = 4096, ISO_PEFT_MAX_ALPHA = 1000000 };
+
 typedef struct {
     char *module; /* owned by the adapter's arena */
     size_t out, in, rank;
@@ -21,22 +23,29 @@ typedef struct {
 typedef struct {
     iso_lora_layer *layers; /* in order of module, bytewise */
     size_t count;
-    char *peft_type;        /* "LORA", or ISOFED_* of the other kinds */
-    char *base_model;       /* base_model_name_or_path, or "" */
+    char *peft_type;  /* "LORA", or ISOFED_* of the other kinds */
+    char *base_model; /* base_model_name_or_path, or "" */
     int r;
     double alpha;
     bool use_rslora;
-    iso_dtype stored;       /* widest type found in the file */
-    iso_json *config;       /* the whole adapter_config.json, owned */
+    iso_dtype stored; /* widest type found in the file */
+    iso_json *config; /* the whole adapter_config.json, owned */
     iso_arena arena;
 } iso_peft;
 
 /* Fails on non-finite values only when check_finite; names layer and index then. */
-iso_err iso_peft_open(iso_peft *p, const char *folder, bool check_finite, iso_error *e) ISO_MUST_CHECK;
+iso_err iso_peft_open(iso_peft *p, const char *folder, bool check_finite,
+                      iso_error *e) ISO_MUST_CHECK;
 iso_err iso_peft_parse(iso_peft *p, const void *config, size_t config_size, const void *tensors,
-                       size_t tensors_size, bool check_finite, const char *what, iso_error *e) ISO_MUST_CHECK;
+                       size_t tensors_size, bool check_finite, const char *what,
+                       iso_error *e) ISO_MUST_CHECK;
 void iso_peft_close(iso_peft *p);
 const iso_lora_layer *iso_peft_find(const iso_peft *p, const char *module);
+
+/* alpha / rank, or alpha / sqrt(rank). */
+double iso_peft_scale(double alpha, size_t rank, bool use_rslora);
+/* PEFT's rule for rank_pattern, alpha_pattern, target_modules: module is key or ends in ".key". */
+bool iso_peft_key_matches(const char *key, const char *module);
 
 /* Writing. All layers of one result share r and alpha when they can; layers of other rank or scale
  * go into rank_pattern / alpha_pattern. `extra` (may be NULL) is merged into the config under
@@ -49,7 +58,7 @@ typedef struct {
     const iso_json *extra;
 } iso_peft_output;
 iso_err iso_peft_write(const char *folder, const iso_peft_output *o, iso_error *e) ISO_MUST_CHECK;
-iso_err iso_peft_write_bufs(const iso_peft_output *o, iso_buf *config, iso_buf *tensors, iso_error *e)
-    ISO_MUST_CHECK;
+iso_err iso_peft_write_bufs(const iso_peft_output *o, iso_buf *config, iso_buf *tensors,
+                            iso_error *e) ISO_MUST_CHECK;
 
 #endif

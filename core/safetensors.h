@@ -7,6 +7,12 @@
 #include "core/fsio.h"
 #include "core/tensor.h"
 
+enum {
+    ISO_SAFETENSORS_HEADER_BYTES = 16 * 1024 * 1024, /* also of an index */
+    ISO_SAFETENSORS_TENSORS = 100000,
+    ISO_SAFETENSORS_NAME_BYTES = 512
+};
+
 typedef struct {
     const char *name; /* owned by the file */
     iso_tensor view;  /* data points into the file's bytes */
@@ -15,9 +21,9 @@ typedef struct {
 typedef struct {
     iso_named_tensor *items; /* in order of name, bytewise */
     size_t count;
-    const char **meta;       /* 2 * meta_count strings: key, value */
+    const char **meta; /* 2 * meta_count strings: key, value */
     size_t meta_count;
-    iso_map *maps;           /* mapped shards (opened from disk) */
+    iso_map *maps; /* mapped shards (opened from disk) */
     size_t map_count;
     iso_arena arena;
 } iso_safetensors;
@@ -30,19 +36,26 @@ iso_err iso_safetensors_parse(iso_safetensors *st, const void *data, size_t size
                               iso_error *e) ISO_MUST_CHECK;
 void iso_safetensors_close(iso_safetensors *st); /* zeroed struct is fine */
 
+/* Puts items in order of name; a name that stands twice is ISO_ERR_DATA. For those who fill one. */
+iso_err iso_safetensors_sort(iso_safetensors *st, const char *what, iso_error *e) ISO_MUST_CHECK;
+
 /* NULL if absent. Binary search. */
 const iso_named_tensor *iso_safetensors_find(const iso_safetensors *st, const char *name);
 const char *iso_safetensors_meta(const iso_safetensors *st, const char *key);
 
-/* Writes tensors in the given order of name (sorted by us), header padded to 8 bytes, data aligned
- * to 8, atomically. meta: 2 * meta_count strings. */
+/* Writes tensors atomically, whatever order they come in: by size of element, largest first, then
+ * by name, so that each is aligned to its type (the format allows no gaps); header padded to 8
+ * bytes. meta: 2 * meta_count strings. A repeated or impossible name is ISO_ERR_DATA. */
 iso_err iso_safetensors_write(const char *path, const iso_named_tensor *tensors, size_t count,
-                              const char *const *meta, size_t meta_count, iso_error *e) ISO_MUST_CHECK;
+                              const char *const *meta, size_t meta_count,
+                              iso_error *e) ISO_MUST_CHECK;
 iso_err iso_safetensors_write_buf(iso_buf *out, const iso_named_tensor *tensors, size_t count,
-                                  const char *const *meta, size_t meta_count, iso_error *e) ISO_MUST_CHECK;
+                                  const char *const *meta, size_t meta_count,
+                                  iso_error *e) ISO_MUST_CHECK;
 
 /* Digest of the canonical tensor list (DESIGN 1): over tensors in order of name, each
- * u32 name length, name, u8 dtype, u8 ndim, u64 dims..., data; numbers little-endian. */
+ * u32 name length, name, u8 dtype, u8 ndim, u64 dims..., data; numbers little-endian. The tensors
+ * may come in any order; sorted ones take linear time. */
 iso_digest iso_tensor_list_digest(const iso_named_tensor *tensors, size_t count);
 
 #endif
