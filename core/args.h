@@ -5,13 +5,13 @@
 #include "core/yaml.h"
 
 typedef enum {
-    ISO_ARG_FLAG,    /* bool */
-    ISO_ARG_STRING,  /* const char * */
-    ISO_ARG_INT,     /* int64_t, min..max */
-    ISO_ARG_DOUBLE,  /* double, min..max */
-    ISO_ARG_ENUM,    /* int, index in choices */
-    ISO_ARG_LIST,    /* iso_arg_list: option may be repeated, or values separated by commas */
-    ISO_ARG_BYTES    /* uint64_t */
+    ISO_ARG_FLAG,   /* bool */
+    ISO_ARG_STRING, /* const char * */
+    ISO_ARG_INT,    /* int64_t, min..max */
+    ISO_ARG_DOUBLE, /* double, min..max */
+    ISO_ARG_ENUM,   /* int, index in choices */
+    ISO_ARG_LIST,   /* iso_arg_list: option may be repeated, or values separated by commas */
+    ISO_ARG_BYTES   /* uint64_t */
 } iso_arg_type;
 
 typedef struct {
@@ -20,8 +20,8 @@ typedef struct {
 } iso_arg_list;
 
 typedef struct {
-    const char *name;       /* "rank" for --rank */
-    char letter;            /* 'o' for -o, or 0 */
+    const char *name; /* "rank" for --rank */
+    char letter;      /* 'o' for -o, or 0 */
     iso_arg_type type;
     size_t offset;          /* in the options struct */
     const char *value_name; /* "N" in the help */
@@ -31,10 +31,10 @@ typedef struct {
 } iso_arg_row;
 
 typedef struct {
-    const char *usage;    /* "isofed merge [options] ADAPTER..." */
-    const char *summary;  /* one line */
-    const char *example;  /* a command that works */
-    const iso_arg_row *rows; /* ends with name NULL */
+    const char *usage;           /* "isofed merge [options] ADAPTER..." */
+    const char *summary;         /* one line */
+    const char *example;         /* a command that works */
+    const iso_arg_row *rows;     /* ends with name NULL */
     size_t min_words, max_words; /* positional arguments */
 } iso_arg_spec;
 

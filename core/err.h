@@ -8,9 +8,9 @@
 
 #include <stddef.h>
 
-#define ISO_MUST_CHECK     __attribute__((warn_unused_result))
-#define ISO_PRINTF(f, a)   __attribute__((format(printf, f, a)))
-#define ISO_ERROR_BYTES    256
+#define ISO_MUST_CHECK   __attribute__((warn_unused_result))
+#define ISO_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define ISO_ERROR_BYTES  256
 
 typedef enum {
     ISO_OK = 0,

@@ -14,14 +14,15 @@
 typedef enum { ISO_LOG_TRACE, ISO_LOG_DEBUG, ISO_LOG_INFO, ISO_LOG_WARN, ISO_LOG_ERROR } iso_level;
 
 typedef struct {
-    FILE *out;          /* not owned; NULL drops everything */
-    iso_level level;    /* lines below are dropped */
-    bool json;          /* JSON objects instead of logfmt */
+    FILE *out;       /* not owned; NULL drops everything */
+    iso_level level; /* lines below are dropped */
+    bool json;       /* JSON objects instead of logfmt */
     const char *program;
     uint64_t (*wall_ms)(void *ctx); /* time stamp; NULL leaves it out (simulation, tests) */
     void *clock_ctx;
-    uint64_t window_ms; /* repeats of one event within a window are counted, then summed up; 0 off */
-    uint64_t opaque[16];/* repeat counter's state */
+    uint64_t
+        window_ms; /* repeats of one event within a window are counted, then summed up; 0 off */
+    uint64_t opaque[16]; /* repeat counter's state */
 } iso_log;
 
 /* Writes one line. `pairs` is a printf format of logfmt pairs, strings quoted by the caller with

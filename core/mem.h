@@ -49,8 +49,8 @@ typedef struct {
 
 iso_err iso_buf_reserve(iso_buf *b, size_t more, iso_error *e) ISO_MUST_CHECK;
 iso_err iso_buf_append(iso_buf *b, const void *data, size_t size, iso_error *e) ISO_MUST_CHECK;
-iso_err iso_buf_printf(iso_buf *b, iso_error *e, const char *fmt, ...) ISO_PRINTF(3, 4)
-    ISO_MUST_CHECK;
+iso_err iso_buf_printf(iso_buf *b, iso_error *e, const char *fmt, ...)
+    ISO_PRINTF(3, 4) ISO_MUST_CHECK;
 void iso_buf_free(iso_buf *b);
 
 /* ---- little-endian fields of fixed byte formats ---- */
