@@ -1,0 +1,324 @@
+/* Merging whole tensors: which tensor is merged how (specs/merging.md 2), one job a tensor.
+ *
+ * Linear methods (average, task arithmetic) treat every floating tensor by their formula. Of the
+ * others: two-dimensional weights by the method; vectors, kernels and named exceptions by the mean
+ * over the tasks times alpha; a tensor that an input lacks counts as a zero update. */
+#include "merge/merge.h"
+
+#include "merge/jobs.h"
+#include "merge/layer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const iso_named_tensor *tensor;
+    size_t t;
+} entry;
+
+typedef struct {
+    const iso_dense_input *in, *base;
+    const iso_merge_options *o;
+    size_t T;
+    iso_method_args args;
+    iso_dtype out_type;
+    iso_tensor *views;        /* count x T; data NULL where an input lacks the tensor */
+    const iso_tensor **bases; /* count; NULL without a base */
+    iso_merged_dense *out;
+} work;
+
+static int by_name(const void *a, const void *b)
+{
+    const entry *x = a, *y = b;
+    int order = strcmp(x->tensor->name, y->tensor->name);
+    return order ? order : (x->t > y->t) - (x->t < y->t);
+}
+
+static bool is_float(iso_dtype t)
+{
+    return t == ISO_F64 || t == ISO_F32 || t == ISO_F16 || t == ISO_BF16;
+}
+
+static bool contains_any(const char *name, const char *const *words)
+{
+    for (; *words; words++)
+        if (strstr(name, *words))
+            return true;
+    return false;
+}
+
+static iso_treatment treatment_of(const work *w, const char *name, const iso_tensor *t)
+{
+    static const char *const published[] = {"text_projection", NULL};
+    static const char *const embeddings[] = {"embed", "wte.", "wpe.", NULL};
+    if (!is_float(t->dtype))
+        return ISO_BY_COPY;
+    if (w->o->method->coefficients)
+        return ISO_BY_METHOD;
+    if (t->ndim != 2 || contains_any(name, published))
+        return ISO_BY_MEAN;
+    return !w->o->is_reference && contains_any(name, embeddings) ? ISO_BY_MEAN : ISO_BY_METHOD;
+}
+
+static const iso_tensor *find_base(const iso_dense_input *base, const char *name)
+{
+    for (size_t i = 0; base && i < base->count; i++)
+        if (strcmp(base->tensors[i].name, name) == 0)
+            return &base->tensors[i].view;
+    return NULL;
+}
+
+static iso_err check_group(const work *w, const entry *group, size_t n, const iso_tensor *base,
+                           iso_error *e)
+{
+    char here[64], there[64];
+    const iso_tensor *a = &group[0].tensor->view;
+    for (size_t i = 0; i < n; i++) {
+        const iso_tensor *b = &group[i].tensor->view;
+        const char *input = w->in[group[i].t].name, *name = group[i].tensor->name;
+        iso_shape_text(b, here, sizeof here);
+        iso_shape_text(a, there, sizeof there);
+        if (i > 0 && group[i].t == group[i - 1].t)
+            return iso_fail(e, ISO_ERR_DATA, "%s: tensor \"%s\" occurs twice", input, name);
+        if (!iso_tensor_same_shape(a, b))
+            return iso_fail(e, ISO_ERR_SHAPE, "%s: tensor \"%s\" is %s, %s has %s", input, name,
+                            here, w->in[group[0].t].name, there);
+        if (is_float(a->dtype) != is_float(b->dtype) ||
+            (!is_float(a->dtype) && a->dtype != b->dtype))
+            return iso_fail(e, ISO_ERR_SHAPE, "%s: tensor \"%s\" is %s, %s has %s", input, name,
+                            iso_dtype_name(b->dtype), w->in[group[0].t].name,
+                            iso_dtype_name(a->dtype));
+        if (!is_float(a->dtype) && memcmp(a->data, b->data, iso_tensor_bytes(a)) != 0)
+            return iso_fail(
+                e, ISO_ERR_DATA,
+                "%s: tensor \"%s\" (%s) differs from that of %s; only floating tensors are merged",
+                input, name, iso_dtype_name(b->dtype), w->in[group[0].t].name);
+    }
+    if (w->base && !base)
+        return iso_fail(e, ISO_ERR_DATA, "%s: tensor \"%s\" is not in the base %s",
+                        w->in[group[0].t].name, group[0].tensor->name, w->base->name);
+    if (base) {
+        iso_shape_text(a, here, sizeof here);
+        iso_shape_text(base, there, sizeof there);
+        if (!iso_tensor_same_shape(a, base) || is_float(a->dtype) != is_float(base->dtype))
+            return iso_fail(e, ISO_ERR_SHAPE, "%s: tensor \"%s\" is %s, the base %s has %s",
+                            w->in[group[0].t].name, group[0].tensor->name, here, w->base->name,
+                            there);
+    }
+    return ISO_OK;
+}
+
+static iso_err group_tensors(work *w, iso_error *e)
+{
+    iso_merged_dense *out = w->out;
+    size_t total = 0, k = 0;
+    for (size_t t = 0; t < w->T; t++)
+        total += w->in[t].count;
+    entry *all = iso_calloc(total, sizeof *all);
+    if (!all)
+        return iso_nomem(e, total * sizeof *all);
+    iso_err err = ISO_OK;
+    for (size_t t = 0; t < w->T; t++)
+        for (size_t i = 0; i < w->in[t].count; i++)
+            all[k++] = (entry){&w->in[t].tensors[i], t};
+    qsort(all, total, sizeof *all, by_name);
+    for (size_t i = 0; i < total; i++)
+        out->count += i == 0 || strcmp(all[i].tensor->name, all[i - 1].tensor->name) != 0;
+    out->tensors = iso_arena_calloc(&out->arena, out->count + 1, sizeof *out->tensors);
+    out->reports = iso_arena_calloc(&out->arena, out->count + 1, sizeof *out->reports);
+    out->blocks = iso_arena_calloc(&out->arena, out->count + 1, sizeof *out->blocks);
+    w->views = iso_calloc(out->count * w->T, sizeof *w->views);
+    w->bases = iso_calloc(out->count, sizeof(const iso_tensor *));
+    if (!out->tensors || !out->reports || !out->blocks || !w->views || !w->bases) {
+        err = iso_nomem(e, out->count * w->T * sizeof *w->views);
+        goto done;
+    }
+    size_t index = 0;
+    for (size_t i = 0; i < total; index++) {
+        size_t n = 1;
+        while (i + n < total && strcmp(all[i + n].tensor->name, all[i].tensor->name) == 0)
+            n++;
+        const iso_named_tensor *first = all[i].tensor;
+        w->bases[index] = find_base(w->base, first->name);
+        err = check_group(w, all + i, n, w->bases[index], e);
+        if (err)
+            goto done;
+        char *name = iso_arena_strdup(&out->arena, first->name);
+        if (!name) {
+            err = iso_nomem(e, strlen(first->name));
+            goto done;
+        }
+        iso_layer_report *r = &out->reports[index];
+        *r = (iso_layer_report){.name = name, .present = n, .energy_kept = 1.0};
+        r->treatment = treatment_of(w, name, &first->view);
+        bool is_matrix = first->view.ndim == 2;
+        r->m = is_matrix ? first->view.shape[0] : 1;
+        r->n = is_matrix ? first->view.shape[1] : iso_tensor_count(&first->view);
+        r->decisions.smallest = 1.0;
+        out->tensors[index] = (iso_named_tensor){.name = name, .view = first->view};
+        for (size_t j = 0; j < n; j++) {
+            const iso_tensor *v = &all[i + j].tensor->view;
+            w->views[index * w->T + all[i + j].t] = *v;
+            if (w->out_type == ISO_DTYPE_COUNT && v->dtype == ISO_F64)
+                out->tensors[index].view.dtype = ISO_F64;
+        }
+        if (is_float(first->view.dtype) && w->out_type != ISO_DTYPE_COUNT)
+            out->tensors[index].view.dtype = w->out_type;
+        else if (is_float(first->view.dtype) && out->tensors[index].view.dtype != ISO_F64)
+            out->tensors[index].view.dtype = ISO_F32;
+        i += n;
+    }
+done:
+    free(all);
+    return err;
+}
+
+/* Rank tolerance by the least exact storage among the inputs. */
+static double rank_tol_of(const work *w, size_t i, size_t m, size_t n)
+{
+    if (w->o->rank_tol > 0.0)
+        return w->o->rank_tol;
+    bool is_exact = true;
+    for (size_t t = 0; t < w->T; t++) {
+        const iso_tensor *v = &w->views[i * w->T + t];
+        is_exact = is_exact && (!v->data || v->dtype == ISO_F64);
+    }
+    return iso_rank_tol(m, n, is_exact || w->o->is_reference);
+}
+
+static iso_err finish(work *w, size_t i, double *D, const iso_deltas *d, iso_arena *scratch,
+                      iso_error *e)
+{
+    iso_named_tensor *o = &w->out->tensors[i];
+    size_t count = d->m * d->n;
+    if (d->is_transposed) {
+        double *back = iso_arena_alloc(scratch, count + 1, sizeof *back);
+        if (!back)
+            return iso_nomem(e, count * sizeof *back);
+        iso_transpose(d->m, d->n, D, back);
+        D = back;
+    }
+    if (d->base) {
+        double *w0 = iso_arena_alloc(scratch, count + 1, sizeof *w0);
+        if (!w0)
+            return iso_nomem(e, count * sizeof *w0);
+        iso_err err = iso_tensor_to_f64(d->base, w0, e);
+        if (err)
+            return err;
+        for (size_t j = 0; j < count; j++)
+            D[j] += w0[j];
+    }
+    void *block = iso_calloc(count, iso_dtype_bytes(o->view.dtype));
+    if (!block)
+        return iso_nomem(e, count * iso_dtype_bytes(o->view.dtype));
+    w->out->blocks[i] = block;
+    o->view.data = block;
+    return iso_f64_to(o->view.dtype, D, count, block, e);
+}
+
+static iso_err copy_job(work *w, size_t i, iso_error *e)
+{
+    iso_named_tensor *o = &w->out->tensors[i];
+    size_t bytes = iso_tensor_bytes(&o->view);
+    void *block = iso_calloc(bytes, 1);
+    if (!block)
+        return iso_nomem(e, bytes);
+    memcpy(block, o->view.data, bytes);
+    w->out->blocks[i] = block;
+    o->view.data = block;
+    strcpy(w->out->reports[i].decisions.route, "copy");
+    return ISO_OK;
+}
+
+static iso_err merge_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
+{
+    work *w = ctx;
+    iso_layer_report *r = &w->out->reports[i];
+    if (r->treatment == ISO_BY_COPY)
+        return copy_job(w, i, e);
+    bool is_transposed = w->o->is_transposed && r->treatment == ISO_BY_METHOD &&
+                         w->out->tensors[i].view.ndim == 2 && !w->o->method->coefficients;
+    iso_deltas d = {.T = w->T,
+                    .m = is_transposed ? r->n : r->m,
+                    .n = is_transposed ? r->m : r->n,
+                    .views = w->views + i * w->T,
+                    .weights = w->o->weights,
+                    .base = w->bases[i],
+                    .is_transposed = is_transposed,
+                    .rank_tol = rank_tol_of(w, i, r->m, r->n),
+                    .full_q = r->m < r->n ? r->m : r->n};
+    double *D = iso_arena_alloc(scratch, r->m * r->n + 1, sizeof *D);
+    if (!D)
+        return iso_nomem(e, r->m * r->n * sizeof *D);
+    iso_err err;
+    if (r->treatment == ISO_BY_METHOD) {
+        err = iso_layer_dense(w->o->method, &w->args, &d, D, &r->decisions, scratch, e);
+    } else {
+        double noise, alpha = iso_method_get(w->o->method, &w->args, "alpha", 1.0);
+        err = iso_delta_sum(&d, D, NULL, &noise, scratch, e);
+        for (size_t j = 0; j < r->m * r->n && !err; j++)
+            D[j] *= alpha / (double)w->T;
+        strcpy(r->decisions.route, "mean");
+    }
+    if (!err) {
+        r->norm = iso_norm(D, r->m * r->n);
+        err = finish(w, i, D, &d, scratch, e);
+    }
+    return err ? iso_error_context(e, "tensor \"%s\"", r->name) : ISO_OK;
+}
+
+iso_err iso_merge_dense(const iso_dense_input *in, size_t T, const iso_dense_input *base,
+                        iso_dtype out_type, const iso_merge_options *o, iso_merged_dense *out,
+                        iso_error *e)
+{
+    *out = (iso_merged_dense){0};
+    work w = {
+        .in = in, .base = base, .o = o, .T = T, .args = o->args, .out_type = out_type, .out = out};
+    double *costs = NULL;
+    iso_err err = iso_merge_check(o, T, e);
+    if (!err)
+        err = group_tensors(&w, e);
+    if (err)
+        goto done;
+    if (w.args.convention == ISO_CONVENTION_AUTO)
+        w.args.convention = ISO_CONVENTION_DENSE;
+    w.args.gain_cap = fmax(w.args.gain_cap, o->guard.gain_cap);
+    costs = iso_calloc(out->count, sizeof *costs);
+    if (!costs) {
+        err = iso_nomem(e, out->count * sizeof *costs);
+        goto done;
+    }
+    for (size_t i = 0; i < out->count; i++) {
+        const iso_layer_report *r = &out->reports[i];
+        double m = (double)r->m, n = (double)r->n;
+        costs[i] = r->treatment == ISO_BY_METHOD ? m * n * fmin(m, n) : m * n;
+    }
+    iso_jobs jobs = {.count = out->count,
+                     .costs = costs,
+                     .run = merge_job,
+                     .ctx = &w,
+                     .progress = o->progress,
+                     .progress_ctx = o->progress_ctx,
+                     .stop = o->stop};
+    err = iso_jobs_run(&jobs, e);
+    if (!err) {
+        iso_merge_summarise(out->reports, out->count, T, &out->summary);
+        out->summary.convention = w.args.convention;
+    }
+done:
+    free(w.views);
+    free(w.bases);
+    free(costs);
+    if (err)
+        iso_merged_dense_free(out);
+    return err;
+}
+
+void iso_merged_dense_free(iso_merged_dense *m)
+{
+    for (size_t i = 0; m->blocks && i < m->count; i++)
+        free(m->blocks[i]);
+    iso_arena_free(&m->arena);
+    *m = (iso_merged_dense){0};
+}
