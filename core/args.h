@@ -38,8 +38,9 @@ typedef struct {
     size_t min_words, max_words; /* positional arguments */
 } iso_arg_spec;
 
-/* Fills `options` (defaults already in it) and `words`. --help prints to stdout and sets *is_done.
- * Unknown option: ISO_ERR_USAGE naming the nearest. "--" ends options; --name=value works. */
+/* Fills `options` (defaults already in it; the help shows them) and `words`. --help prints to
+ * stdout and sets *is_done. Unknown option: ISO_ERR_USAGE naming the nearest. "--" ends options;
+ * --name=value works. */
 iso_err iso_args_parse(const iso_arg_spec *spec, int argc, char **argv, void *options,
                        iso_arg_list *words, bool *is_done, iso_error *e) ISO_MUST_CHECK;
 void iso_args_help(const iso_arg_spec *spec);

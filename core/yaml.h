@@ -1,4 +1,4 @@
-/* YAML with a schema (libyaml behind libcyaml's idea of one: tables, not code).
+/* YAML with a schema, on libyaml's events: tables, not code.
  *
  * A file is read into a tree of maps, lists and scalars with line numbers; aliases, anchors, tags,
  * several documents, depth > 16 and > 1 MiB are refused; duplicate keys too
@@ -18,6 +18,7 @@ typedef struct iso_yaml {
     int line;
     const char *scalar;            /* kind scalar */
     const char **keys;             /* kind map: count keys */
+    const int *key_lines;          /* kind map: where each key stands */
     const struct iso_yaml **items; /* kind map: values; kind list: elements */
     size_t count;
 } iso_yaml;
@@ -60,6 +61,18 @@ typedef struct {
  */
 iso_err iso_yaml_fill(const iso_yaml *map, const iso_yaml_row *rows, const char *what, void *out,
                       iso_arena *arena, iso_error *e) ISO_MUST_CHECK;
+
+/* "64MiB", "1.5 GiB", "10MB", "4096"; false if it is none or beyond 2^63. */
+bool iso_bytes_parse(const char *text, uint64_t *out);
+/* "250ms", "10s", "5m", "2h", "1d", "0"; false if it is none or beyond 2^63 ms. */
+bool iso_duration_parse(const char *text, uint64_t *out);
+/* Whole decimal numbers with nothing before or after them; false otherwise. */
+bool iso_int_parse(const char *text, int64_t *out);
+bool iso_double_parse(const char *text, double *out); /* finite */
+/* Whether v lies in min..max (both 0: unbounded). */
+bool iso_in_range(double v, double min, double max);
+/* "1..16", "at least 1" (max infinite), "up to 8", "any number". */
+void iso_range_text(char *out, size_t out_bytes, double min, double max);
 
 /* The nearest of n words by edit distance, or NULL when none is within 1/3 of the length. */
 const char *iso_nearest(const char *word, const char *const *words, size_t n);
