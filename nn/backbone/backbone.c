@@ -1,0 +1,150 @@
+#include "nn/backbone/backbone.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CONFIG_MAX_BYTES = 1 << 20 };
+
+const iso_backbone_family *iso_backbone_family_find(const char *model_type)
+{
+    for (size_t i = 0; iso_backbone_families[i]; i++)
+        if (strcmp(iso_backbone_families[i]->model_type, model_type) == 0)
+            return iso_backbone_families[i];
+    return NULL;
+}
+
+static iso_err unknown_family(const char *model_type, iso_error *e)
+{
+    char known[128] = "";
+    for (size_t i = 0; iso_backbone_families[i]; i++) {
+        strncat(known, i ? ", " : "", sizeof known - strlen(known) - 1);
+        strncat(known, iso_backbone_families[i]->model_type, sizeof known - strlen(known) - 1);
+    }
+    return iso_fail(e, ISO_ERR_DATA, "model_type \"%.40s\" is not supported; there are: %s",
+                    model_type, known);
+}
+
+iso_err iso_backbone_tensor(const iso_safetensors *st, const char *prefix, const char *name,
+                            const size_t *dims, const iso_tensor **out, iso_error *e)
+{
+    char full[256];
+    if (strlen(prefix) + strlen(name) >= sizeof full)
+        return iso_fail(e, ISO_ERR_INTERNAL, "tensor name too long");
+    strcpy(full, prefix);
+    strcat(full, name);
+    const iso_named_tensor *t = iso_safetensors_find(st, full);
+    if (!t)
+        return iso_fail(e, ISO_ERR_DATA, "tensor \"%s\" is missing", full);
+    int ndim = 0;
+    bool fits = true;
+    for (; dims[ndim]; ndim++)
+        fits = fits && ndim < t->view.ndim && t->view.shape[ndim] == dims[ndim];
+    if (!fits || ndim != t->view.ndim) {
+        iso_tensor want = {.ndim = ndim};
+        memcpy(want.shape, dims, (size_t)ndim * sizeof *dims);
+        char is[96], wanted[96];
+        iso_shape_text(&t->view, is, sizeof is);
+        iso_shape_text(&want, wanted, sizeof wanted);
+        return iso_fail(e, ISO_ERR_SHAPE, "tensor \"%s\" has shape %s, config.json says %s", full,
+                        is, wanted);
+    }
+    iso_dtype d = t->view.dtype;
+    if (d != ISO_F32 && d != ISO_BF16 && d != ISO_F16 && d != ISO_F64)
+        return iso_fail(e, ISO_ERR_SHAPE, "tensor \"%s\" has type %s; expected F32, BF16 or F16",
+                        full, iso_dtype_name(d));
+    *out = &t->view;
+    return ISO_OK;
+}
+
+iso_err iso_backbone_read(const iso_safetensors *st, const char *prefix, const char *name,
+                          const size_t *dims, float *out, iso_error *e)
+{
+    const iso_tensor *t;
+    iso_err err = iso_backbone_tensor(st, prefix, name, dims, &t, e);
+    if (err)
+        return err;
+    size_t bad = iso_tensor_find_nonfinite(t);
+    if (bad != SIZE_MAX)
+        return iso_fail(e, ISO_ERR_NONFINITE, "tensor \"%s%s\" is not finite at index %zu", prefix,
+                        name, bad);
+    return iso_tensor_to_f32(t, out, e);
+}
+
+iso_err iso_backbone_make(iso_backbone **out, const iso_json *config, const iso_safetensors *st,
+                          const char *what, iso_error *e)
+{
+    const char *type;
+    iso_backbone *b = NULL;
+    iso_err err = iso_json_need_str(config, "model_type", &type, e);
+    if (err)
+        return iso_error_context(e, "%s: config.json", what);
+    const iso_backbone_family *family = iso_backbone_family_find(type);
+    if (!family) {
+        unknown_family(type, e);
+        return e ? iso_error_context(e, "%s: config.json", what) : ISO_ERR_DATA;
+    }
+    iso_backbone_shape shape = {0};
+    err = family->read_config(config, &shape, e);
+    if (err) {
+        iso_error_context(e, "%s: config.json", what);
+        return err;
+    }
+    b = iso_calloc(1, sizeof *b);
+    if (!b)
+        return iso_nomem(e, sizeof *b);
+    b->family = family;
+    b->shape = shape;
+    b->generation = iso_tensor_list_digest(st->items, st->count);
+    err = family->load(b, st, e);
+    if (err) {
+        iso_error_context(e, "%s", what);
+        iso_backbone_close(b);
+        return err;
+    }
+    *out = b;
+    return ISO_OK;
+}
+
+iso_err iso_backbone_open(iso_backbone **out, const char *folder, iso_error *e)
+{
+    iso_json *config = NULL;
+    iso_safetensors st = {0};
+    char *path = iso_path_join(folder, "config.json");
+    iso_err err = path ? iso_json_read(path, CONFIG_MAX_BYTES, &config, e) : iso_nomem(e, 1);
+    if (err)
+        goto done;
+    err = iso_safetensors_open(&st, folder, e);
+    if (err)
+        goto done;
+    err = iso_backbone_make(out, config, &st, folder, e);
+done:
+    free(path);
+    iso_json_free(config);
+    iso_safetensors_close(&st);
+    return err;
+}
+
+void iso_backbone_close(iso_backbone *b)
+{
+    if (!b)
+        return;
+    iso_arena_free(&b->arena);
+    free(b);
+}
+
+/* "vit.encoder.x" and "encoder.x" name the same module. */
+static const char *without_prefix(const char *name)
+{
+    const char *dot = strstr(name, "encoder.");
+    return dot ? dot : name;
+}
+
+const iso_module *iso_backbone_module(const iso_backbone *b, const char *name)
+{
+    const char *tail = without_prefix(name);
+    for (size_t i = 0; i < b->module_count; i++)
+        if (strcmp(b->modules[i].name, name) == 0 ||
+            strcmp(without_prefix(b->modules[i].name), tail) == 0)
+            return &b->modules[i];
+    return NULL;
+}

@@ -1,0 +1,123 @@
+/* Backbones: frozen pretrained networks, loaded from Hugging Face folders, chosen by model_type.
+ *
+ * A backbone is its shape, its linear layers by name (modules, what adapters attach to), the frozen
+ * matrices that hold them, and a family's functions. It knows nothing of adapters: a pass is given
+ * the weights to use (frozen or folded, DESIGN 1) and a function that takes each matrix's input and
+ * output gradient. After opening it is read-only and shared between threads. */
+#ifndef ISO_NN_BACKBONE_BACKBONE_H
+#define ISO_NN_BACKBONE_BACKBONE_H
+
+#include "core/json.h"
+#include "core/safetensors.h"
+#include "nn/kernel/gemm.h"
+
+typedef struct iso_backbone iso_backbone;
+
+typedef struct {
+    size_t depth, dim, heads, mlp;
+    size_t image_size, patch, channels;
+    size_t lead;    /* tokens before the patches: class, DeiT also distillation */
+    size_t tokens;  /* lead + patches */
+    size_t classes; /* of the classifier that came along; 0: none */
+    double eps;
+} iso_backbone_shape;
+
+/* A linear layer: rows row .. row+out-1 of a matrix (query, key, value share one). */
+typedef struct {
+    const char *name; /* "vit.encoder.layer.0.attention.attention.query" */
+    size_t out, in;
+    size_t block;  /* 0 .. depth-1 */
+    size_t matrix; /* index in matrices */
+    size_t row;
+} iso_module;
+
+/* What one pass over a micro-batch of images does. */
+typedef void iso_tap_fn(void *ctx, size_t index, const float *hidden);
+typedef void iso_grad_fn(void *ctx, size_t matrix, size_t row, size_t rows, size_t m,
+                         const float *x, size_t ldx, const float *dy, size_t ldy);
+typedef struct {
+    const iso_packed *weights; /* one per matrix */
+    size_t first;              /* block that the hidden state enters */
+    size_t last;               /* stop before this block, no final norm; 0: run to the end */
+    size_t read;               /* leading tokens that are read at the end, 1 .. tokens */
+    bool keep;                 /* keep what the backward needs */
+    /* Hidden state (images, tokens, dim) before block `first` (index first) and after each block
+     * (index block+1); needs read = tokens. NULL: not wanted. */
+    iso_tap_fn *tap;
+    void *tap_ctx;
+} iso_pass;
+
+/* One backward: matrices that have an adapter, and who takes their gradients. */
+typedef struct {
+    const bool *is_adapted; /* one per matrix */
+    /* dW[row .. row+rows) = dy' x with x (m, in), dy (m, rows); called in a fixed order. */
+    iso_grad_fn *grad;
+    void *ctx;
+} iso_backward;
+
+typedef struct {
+    const char *model_type; /* of config.json */
+    const char *help;       /* one line */
+    /* Fills the shape from config.json; every number is checked here, before anything is
+     * allocated. ISO_ERR_DATA names the field. */
+    iso_err (*read_config)(const iso_json *config, iso_backbone_shape *shape,
+                           iso_error *e) ISO_MUST_CHECK;
+    /* Modules, matrices, everything else; shapes of all tensors are checked first. */
+    iso_err (*load)(iso_backbone *b, const iso_safetensors *st, iso_error *e) ISO_MUST_CHECK;
+    /* Floats of workspace for a pass over `images` images. */
+    size_t (*workspace_floats)(const iso_backbone *b, const iso_pass *p, size_t images);
+    /* Where in the workspace the hidden state (images, tokens, dim) goes before forward. */
+    float *(*input)(const iso_backbone *b, const iso_pass *p, float *workspace);
+    /* Pixels (images, channels, side, side) to the hidden state before block 0. */
+    void (*embed)(const iso_backbone *b, const float *pixels, size_t images, float *workspace,
+                  float *hidden);
+    /* From the input to out (images, read, dim), final norm applied. */
+    void (*forward)(const iso_backbone *b, const iso_pass *p, size_t images, float *workspace,
+                    float *out);
+    /* After forward with keep, on the same workspace: dout (images, read, dim). Stops at the lowest
+     * adapted matrix; frozen weights get no gradient. */
+    void (*backward)(const iso_backbone *b, const iso_pass *p, const iso_backward *w, size_t images,
+                     float *workspace, const float *dout);
+    /* Logits (n, classes) of the classifier that came along, from out (n, lead, dim). */
+    void (*classify)(const iso_backbone *b, const float *out, size_t n, float *logits);
+} iso_backbone_family;
+
+struct iso_backbone {
+    const iso_backbone_family *family;
+    iso_backbone_shape shape;
+    iso_digest generation;     /* canonical tensor list of the file (DESIGN 1) */
+    const iso_module *modules; /* in order of computation */
+    size_t module_count;
+    iso_packed *matrices; /* frozen; forward panels filled */
+    size_t matrix_count;
+    void *own; /* the family's */
+    iso_arena arena;
+};
+
+/* Opens a folder with config.json and model.safetensors (or shards with an index), f32, bf16 or
+ * f16. ISO_ERR_DATA for an unknown model_type (lists what there is) or a bad field, ISO_ERR_SHAPE
+ * for a tensor that does not fit, ISO_ERR_NONFINITE. */
+iso_err iso_backbone_open(iso_backbone **out, const char *folder, iso_error *e) ISO_MUST_CHECK;
+/* From a parsed configuration and tensors; `what` names them in errors. */
+iso_err iso_backbone_make(iso_backbone **out, const iso_json *config, const iso_safetensors *st,
+                          const char *what, iso_error *e) ISO_MUST_CHECK;
+void iso_backbone_close(iso_backbone *b); /* NULL is fine */
+
+/* By exact name, or with or without the file's prefix ("vit."). NULL if absent. */
+const iso_module *iso_backbone_module(const iso_backbone *b, const char *name);
+
+/* The registry. */
+extern const iso_backbone_family *const iso_backbone_families[]; /* ends with NULL */
+const iso_backbone_family *iso_backbone_family_find(const char *model_type);
+
+/* ---- for families ---- */
+
+/* Finds `prefix``name` and checks its shape (dims ends with 0). */
+iso_err iso_backbone_tensor(const iso_safetensors *st, const char *prefix, const char *name,
+                            const size_t *dims, const iso_tensor **out,
+                            iso_error *e) ISO_MUST_CHECK;
+/* The same, converted to float32 into `out`; finite values only. */
+iso_err iso_backbone_read(const iso_safetensors *st, const char *prefix, const char *name,
+                          const size_t *dims, float *out, iso_error *e) ISO_MUST_CHECK;
+
+#endif

@@ -1,0 +1,277 @@
+#include "nn/backbone/encoder.h"
+
+#include "nn/kernel/attention.h"
+#include "nn/kernel/gelu.h"
+
+#include <math.h>
+#include <string.h>
+
+/* What one block leaves for its backward. x also receives the previous block's output. */
+typedef struct {
+    float *x;       /* (images * tokens, dim) */
+    float *qkv;     /* (images * tokens, 3 dim) */
+    float *att;     /* (images * nq, dim): heads side by side */
+    float *mid;     /* (images * nq, dim) */
+    float *h;       /* (images * nq, mlp): before GELU */
+    float *log_sum; /* (images, heads, nq) */
+} block_state;
+
+typedef struct {
+    float *states;
+    size_t state_floats; /* of one block; 0 when blocks share one state */
+    float *xn;           /* (images * tokens, dim): a norm's output */
+    float *g;            /* (images * tokens, mlp) */
+    float *scores;       /* attention's scratch */
+    float *last;         /* (images * read, dim): before the final norm */
+    float *dqkv, *datt, *dg, *d, *dlast;
+} layout;
+
+static size_t take(size_t *at, size_t floats)
+{
+    size_t here = *at;
+    *at += (floats + 15) / 16 * 16;
+    return here;
+}
+
+/* Offsets of everything, in floats; with base NULL only the total counts. */
+static size_t lay_out(const iso_encoder *n, const iso_pass *p, size_t images, float *base,
+                      layout *l)
+{
+    size_t rows = images * n->tokens, d = n->dim, at = 0, state = 0;
+    take(&state, rows * d);
+    take(&state, rows * 3 * d);
+    take(&state, rows * d);
+    take(&state, rows * d);
+    take(&state, rows * n->mlp);
+    take(&state, rows * n->heads);
+    size_t states = take(&at, state * (p->keep ? n->depth - p->first : 1));
+    size_t xn = take(&at, rows * d), g = take(&at, rows * n->mlp);
+    size_t scores = take(&at, 2 * iso_attention_scratch(n->tokens, n->tokens));
+    size_t last = take(&at, images * p->read * d);
+    size_t back = at;
+    size_t dqkv = take(&at, rows * 3 * d), datt = take(&at, rows * d);
+    size_t dg = take(&at, rows * n->mlp), dd = take(&at, rows * d);
+    size_t dlast = take(&at, images * p->read * d);
+    if (!p->keep)
+        at = back;
+    if (base)
+        *l = (layout){.states = base + states,
+                      .state_floats = p->keep ? state : 0,
+                      .xn = base + xn,
+                      .g = base + g,
+                      .scores = base + scores,
+                      .last = base + last,
+                      .dqkv = base + dqkv,
+                      .datt = base + datt,
+                      .dg = base + dg,
+                      .d = base + dd,
+                      .dlast = base + dlast};
+    return at;
+}
+
+static block_state state_of(const iso_encoder *n, const iso_pass *p, size_t images, const layout *l,
+                            size_t block)
+{
+    size_t rows = images * n->tokens, d = n->dim, at = 0;
+    float *base = l->states + (block - p->first) * l->state_floats;
+    block_state s;
+    s.x = base + take(&at, rows * d);
+    s.qkv = base + take(&at, rows * 3 * d);
+    s.att = base + take(&at, rows * d);
+    s.mid = base + take(&at, rows * d);
+    s.h = base + take(&at, rows * n->mlp);
+    s.log_sum = base + take(&at, rows * n->heads);
+    return s;
+}
+
+/* Tokens of which block b computes queries: all, but in the last block only those that are read. */
+static size_t queries(const iso_encoder *n, const iso_pass *p, size_t block)
+{
+    return block + 1 == n->depth ? p->read : n->tokens;
+}
+
+size_t iso_encoder_workspace(const iso_encoder *n, const iso_pass *p, size_t images)
+{
+    return lay_out(n, p, images, NULL, NULL);
+}
+
+float *iso_encoder_input(const iso_encoder *n, const iso_pass *p, float *workspace)
+{
+    (void)n, (void)p;
+    return workspace; /* x of the first state lies first */
+}
+
+static iso_attention head_of(const iso_encoder *n, const block_state *s, size_t nq, size_t image,
+                             size_t head)
+{
+    size_t dh = n->dim / n->heads;
+    const float *base = s->qkv + image * n->tokens * 3 * n->dim + head * dh;
+    return (iso_attention){.nq = nq,
+                           .n = n->tokens,
+                           .d = dh,
+                           .scale = 1.0F / sqrtf((float)dh),
+                           .q = base,
+                           .k = base + n->dim,
+                           .v = base + 2 * n->dim,
+                           .ldq = 3 * n->dim,
+                           .ldkv = 3 * n->dim};
+}
+
+static void block_forward(const iso_encoder *n, const iso_pass *p, size_t images, const layout *l,
+                          size_t block, float *out)
+{
+    const iso_encoder_block *b = &n->blocks[block];
+    const iso_packed *w = p->weights + block * ISO_MATRICES_PER_BLOCK;
+    size_t t = n->tokens, d = n->dim, rows = images * t, nq = queries(n, p, block);
+    size_t qrows = images * nq, dh = d / n->heads;
+    block_state s = state_of(n, p, images, l, block);
+
+    iso_norm_forward(&b->norm1, rows, s.x, d, l->xn);
+    const float *qkv_bias = b->bias[ISO_QKV];
+    if (nq == t) {
+        iso_packed_forward(&w[ISO_QKV], 0, 3 * d, qkv_bias, rows, l->xn, d, NULL, 0, s.qkv, 3 * d);
+    } else {
+        iso_packed_forward(&w[ISO_QKV], d, 2 * d, qkv_bias + d, rows, l->xn, d, NULL, 0, s.qkv + d,
+                           3 * d);
+        for (size_t j = 0; j < nq; j++)
+            iso_packed_forward(&w[ISO_QKV], 0, d, qkv_bias, images, l->xn + j * d, t * d, NULL, 0,
+                               s.qkv + j * 3 * d, t * 3 * d);
+    }
+    for (size_t i = 0; i < images; i++)
+        for (size_t h = 0; h < n->heads; h++) {
+            iso_attention a = head_of(n, &s, nq, i, h);
+            iso_attention_forward(&a, s.att + i * nq * d + h * dh, d,
+                                  s.log_sum + (i * n->heads + h) * nq, l->scores);
+        }
+    if (nq == t)
+        iso_packed_forward(&w[ISO_OUT], 0, d, b->bias[ISO_OUT], rows, s.att, d, s.x, d, s.mid, d);
+    else
+        for (size_t j = 0; j < nq; j++)
+            iso_packed_forward(&w[ISO_OUT], 0, d, b->bias[ISO_OUT], images, s.att + j * d, nq * d,
+                               s.x + j * d, t * d, s.mid + j * d, nq * d);
+    iso_norm_forward(&b->norm2, qrows, s.mid, d, l->xn);
+    iso_packed_forward(&w[ISO_FC1], 0, n->mlp, b->bias[ISO_FC1], qrows, l->xn, d, NULL, 0, s.h,
+                       n->mlp);
+    iso_gelu_forward(qrows * n->mlp, s.h, l->g);
+    iso_packed_forward(&w[ISO_FC2], 0, d, b->bias[ISO_FC2], qrows, l->g, n->mlp, s.mid, d, out, d);
+}
+
+void iso_encoder_forward(const iso_encoder *n, const iso_pass *p, size_t images, float *workspace,
+                         float *out)
+{
+    layout l;
+    lay_out(n, p, images, workspace, &l);
+    if (p->tap)
+        p->tap(p->tap_ctx, p->first, workspace);
+    size_t end = p->last ? p->last : n->depth;
+    for (size_t block = p->first; block < end; block++) {
+        bool is_last = block + 1 == n->depth;
+        /* Without keep all blocks share a state; x is free once mid is there. */
+        float *to = is_last ? l.last : state_of(n, p, images, &l, block + 1).x;
+        block_forward(n, p, images, &l, block, to);
+        if (p->tap)
+            p->tap(p->tap_ctx, block + 1, to);
+    }
+    if (end == n->depth && out)
+        iso_norm_forward(&n->final, images * p->read, l.last, n->dim, out);
+}
+
+/* One block's backward: d is the gradient of its output (images * nq, dim) and becomes that of
+ * mid; *next receives that of its input. Returns false when the lowest adapted matrix is reached.
+ */
+static bool block_backward(const iso_encoder *n, const iso_pass *p, const iso_backward *bw,
+                           size_t images, const layout *l, size_t block, size_t lowest,
+                           float *d_out, float *next)
+{
+    const iso_encoder_block *b = &n->blocks[block];
+    size_t m0 = block * ISO_MATRICES_PER_BLOCK;
+    const iso_packed *w = p->weights + m0;
+    size_t t = n->tokens, d = n->dim, rows = images * t, nq = queries(n, p, block);
+    size_t qrows = images * nq, dh = d / n->heads;
+    block_state s = state_of(n, p, images, l, block);
+    const bool *adapted = bw->is_adapted + m0;
+
+    /* mlp */
+    if (lowest == m0 + ISO_FC2) {
+        iso_gelu_forward(qrows * n->mlp, s.h, l->g);
+    } else {
+        iso_packed_backward(&w[ISO_FC2], 0, d, qrows, d_out, d, NULL, 0, l->dg, n->mlp);
+        iso_gelu_backward(qrows * n->mlp, s.h, l->dg, l->dg, l->g);
+    }
+    if (adapted[ISO_FC2])
+        bw->grad(bw->ctx, m0 + ISO_FC2, 0, d, qrows, l->g, n->mlp, d_out, d);
+    if (lowest == m0 + ISO_FC2)
+        return false;
+    if (adapted[ISO_FC1]) {
+        iso_norm_forward(&b->norm2, qrows, s.mid, d, l->xn);
+        bw->grad(bw->ctx, m0 + ISO_FC1, 0, n->mlp, qrows, l->xn, d, l->dg, n->mlp);
+    }
+    if (lowest == m0 + ISO_FC1)
+        return false;
+    iso_packed_backward(&w[ISO_FC1], 0, n->mlp, qrows, l->dg, n->mlp, NULL, 0, l->xn, d);
+    iso_norm_backward(&b->norm2, qrows, s.mid, l->xn, d_out, d_out, d);
+
+    /* attention */
+    if (adapted[ISO_OUT])
+        bw->grad(bw->ctx, m0 + ISO_OUT, 0, d, qrows, s.att, d, d_out, d);
+    if (lowest == m0 + ISO_OUT)
+        return false;
+    iso_packed_backward(&w[ISO_OUT], 0, d, qrows, d_out, d, NULL, 0, l->datt, d);
+    for (size_t i = 0; i < images; i++)
+        for (size_t h = 0; h < n->heads; h++) {
+            iso_attention a = head_of(n, &s, nq, i, h);
+            float *dq = l->dqkv + i * t * 3 * d + h * dh;
+            iso_attention_backward(&a, s.log_sum + (i * n->heads + h) * nq,
+                                   l->datt + i * nq * d + h * dh, d, dq, 3 * d, dq + d, dq + 2 * d,
+                                   3 * d, l->scores);
+        }
+    if (adapted[ISO_QKV]) {
+        iso_norm_forward(&b->norm1, rows, s.x, d, l->xn);
+        if (nq == t) {
+            bw->grad(bw->ctx, m0, 0, 3 * d, rows, l->xn, d, l->dqkv, 3 * d);
+        } else {
+            bw->grad(bw->ctx, m0, d, 2 * d, rows, l->xn, d, l->dqkv + d, 3 * d);
+            for (size_t j = 0; j < nq; j++)
+                bw->grad(bw->ctx, m0, 0, d, images, l->xn + j * d, t * d, l->dqkv + j * 3 * d,
+                         t * 3 * d);
+        }
+    }
+    if (lowest >= m0)
+        return false;
+
+    /* to the block's input */
+    if (nq == t) {
+        iso_packed_backward(&w[ISO_QKV], 0, 3 * d, rows, l->dqkv, 3 * d, NULL, 0, l->xn, d);
+        iso_norm_backward(&b->norm1, rows, s.x, l->xn, d_out, next, d);
+    } else {
+        iso_packed_backward(&w[ISO_QKV], d, 2 * d, rows, l->dqkv + d, 3 * d, NULL, 0, l->xn, d);
+        for (size_t j = 0; j < nq; j++)
+            iso_packed_backward(&w[ISO_QKV], 0, d, images, l->dqkv + j * 3 * d, t * 3 * d,
+                                l->xn + j * d, t * d, l->xn + j * d, t * d);
+        iso_norm_backward(&b->norm1, rows, s.x, l->xn, NULL, next, d);
+        for (size_t i = 0; i < images; i++)
+            for (size_t j = 0; j < nq * d; j++)
+                next[i * t * d + j] += d_out[i * nq * d + j];
+    }
+    return true;
+}
+
+void iso_encoder_backward(const iso_encoder *n, const iso_pass *p, const iso_backward *bw,
+                          size_t images, float *workspace, const float *dout)
+{
+    layout l;
+    lay_out(n, p, images, workspace, &l);
+    size_t lowest = p->first * ISO_MATRICES_PER_BLOCK, count = n->depth * ISO_MATRICES_PER_BLOCK;
+    while (lowest < count && !bw->is_adapted[lowest])
+        lowest++;
+    if (lowest == count)
+        return;
+    iso_norm_backward(&n->final, images * p->read, l.last, dout, NULL, l.dlast, n->dim);
+    float *d = l.dlast;
+    for (size_t block = n->depth; block-- > p->first;) {
+        float *next = queries(n, p, block) == n->tokens ? d : l.d;
+        if (!block_backward(n, p, bw, images, &l, block, lowest, d, next))
+            return;
+        d = next;
+    }
+}

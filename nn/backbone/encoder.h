@@ -1,0 +1,34 @@
+/* Pre-norm transformer encoder: the trunk that ViT and its relatives share.
+ *
+ *   mid = x + o(attention(q, k, v of norm1(x)))      out = mid + fc2(gelu(fc1(norm2(mid))))
+ *
+ * Dosovitskiy et al. 2021. Matrices of block b: 4b + {0 [Wq; Wk; Wv], 1 Wo, 2 Wfc1, 3 Wfc2}.
+ * The last block is computed only for the tokens that are read, keys and values excepted
+ * (specs/performance.md 9 row 2); the backward stops at the lowest adapted matrix (row 3). */
+#ifndef ISO_NN_BACKBONE_ENCODER_H
+#define ISO_NN_BACKBONE_ENCODER_H
+
+#include "nn/backbone/backbone.h"
+#include "nn/kernel/norm.h"
+
+enum { ISO_QKV, ISO_OUT, ISO_FC1, ISO_FC2, ISO_MATRICES_PER_BLOCK };
+
+typedef struct {
+    iso_norm norm1, norm2;
+    const float *bias[ISO_MATRICES_PER_BLOCK]; /* (3 dim), (dim), (mlp), (dim) */
+} iso_encoder_block;
+
+typedef struct {
+    size_t depth, dim, heads, mlp, tokens;
+    const iso_encoder_block *blocks;
+    iso_norm final;
+} iso_encoder;
+
+size_t iso_encoder_workspace(const iso_encoder *n, const iso_pass *p, size_t images);
+float *iso_encoder_input(const iso_encoder *n, const iso_pass *p, float *workspace);
+void iso_encoder_forward(const iso_encoder *n, const iso_pass *p, size_t images, float *workspace,
+                         float *out);
+void iso_encoder_backward(const iso_encoder *n, const iso_pass *p, const iso_backward *w,
+                          size_t images, float *workspace, const float *dout);
+
+#endif
