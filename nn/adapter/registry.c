@@ -1,0 +1,4 @@
+/* Adapter kinds: one row each. */
+#include "nn/adapter/lora.h"
+
+const iso_adapter_kind *const iso_adapter_kinds[] = {&iso_lora_kind, NULL};

@@ -1,0 +1,91 @@
+/* A model: a backbone and, maybe, an adapter as one thing that runs.
+ *
+ * Images go through in micro-batches of a fixed size, each on one thread from pixels to result
+ * (specs/performance.md 9 row 9), so results do not depend on the number of threads. A model is
+ * read-only between calls of iso_model_fold: any number of threads may use it at once. */
+#ifndef ISO_NN_MODEL_H
+#define ISO_NN_MODEL_H
+
+#include "nn/adapter/adapter.h"
+
+typedef struct iso_model iso_model;
+
+/* Normalised pixels of images idx[0 .. n-1] into out (n, channels, side, side). `draw` names the
+ * random numbers of augmentation: 0 means none. Called from several threads at once. */
+typedef void iso_pixels_fn(void *ctx, const uint32_t *idx, size_t n, uint64_t draw, float *out);
+
+/* Hidden states before block `block` of images 0 .. n-1: what frozen blocks give, kept once. */
+typedef struct {
+    size_t n, block;
+    float *hidden; /* (n, tokens, dim), owned; NULL: nothing kept */
+} iso_prefix;
+
+/* Where images come from: pixels, or a prefix where that is not NULL and holds something. */
+typedef struct {
+    size_t n;
+    iso_pixels_fn *pixels;
+    void *ctx;
+    const iso_prefix *prefix;
+} iso_source;
+
+/* `a` may be NULL. Both are borrowed. trains: panels for the backward are made as well. */
+iso_err iso_model_open(iso_model **out, const iso_backbone *b, const iso_adapter *a, bool trains,
+                       iso_error *e) ISO_MUST_CHECK;
+/* After the adapter's parameters changed: folds them into the weights again, on all threads.
+ * params NULL takes the adapter's own, else another vector of the same layout. */
+void iso_model_fold(iso_model *m, const float *params);
+void iso_model_close(iso_model *m); /* NULL is fine */
+const iso_backbone *iso_model_backbone(const iso_model *m);
+const iso_adapter *iso_model_adapter(const iso_model *m);
+size_t iso_model_dim(const iso_model *m); /* of a feature */
+/* Images of one micro-batch: a function of the backbone alone. */
+size_t iso_model_micro_batch(const iso_model *m);
+
+/* Features out (n, dim): final-norm class token of images idx[0 .. n-1] (NULL: 0 .. n-1). */
+iso_err iso_model_features_of(const iso_model *m, const iso_source *s, const uint32_t *idx,
+                              size_t n, float *out, iso_error *e) ISO_MUST_CHECK;
+/* The same of pixels (n, channels, side, side). */
+iso_err iso_model_features(const iso_model *m, const float *pixels, size_t n, float *out,
+                           iso_error *e) ISO_MUST_CHECK;
+/* Logits (n, classes) of the classifier that came with the backbone; ISO_ERR_DATA without one. */
+iso_err iso_model_logits(const iso_model *m, const float *pixels, size_t n, float *logits,
+                         iso_error *e) ISO_MUST_CHECK;
+
+/* Computes hidden states before block `block` of all images of `s`, when they fit in budget_bytes
+ * (else p->hidden stays NULL and ISO_OK). Blocks below must not be adapted. */
+iso_err iso_model_prefix(const iso_model *m, const iso_source *s, size_t block, size_t budget_bytes,
+                         iso_prefix *p, iso_error *e) ISO_MUST_CHECK;
+void iso_prefix_free(iso_prefix *p); /* zeroed struct is fine */
+
+/* ---- training ---- */
+
+/* Workspaces of iso_threads() workers, allocated once. */
+typedef struct iso_work iso_work;
+iso_err iso_work_open(iso_work **out, const iso_model *m, size_t read, iso_error *e) ISO_MUST_CHECK;
+void iso_work_close(iso_work *w);
+size_t iso_work_bytes(const iso_work *w);
+
+/* Loss of one micro-batch: images first .. first+n-1 of the batch; out (n, read, dim) are their
+ * final-norm tokens, dout gets the gradient. extra: the micro-batch's gradient beyond the
+ * adapter's, zeroed before (may be NULL). Called from several threads at once. */
+typedef double iso_loss_fn(void *ctx, size_t first, size_t n, const float *out, float *dout,
+                           float *extra);
+
+/* Loss (sum in order of micro-batches) and gradient of images idx[0 .. n-1] with leading tokens
+ * `read` of iso_work_open. grads (micro-batches, stride) is scratch; row 0 holds the sum at the
+ * end: the adapter's param_count numbers, then `extra` ones. No allocation. draw: see
+ * iso_pixels_fn. */
+typedef struct {
+    const iso_source *source;
+    const uint32_t *idx;
+    size_t n;
+    uint64_t draw;
+    iso_loss_fn *loss;
+    void *loss_ctx;
+    float *grads;
+    size_t stride, extra;
+    double *losses; /* one per micro-batch */
+} iso_gradient_job;
+double iso_model_gradient(const iso_model *m, iso_work *w, const iso_gradient_job *job);
+
+#endif
