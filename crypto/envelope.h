@@ -46,9 +46,10 @@ typedef struct {
 
 /* Bytes of a header; no check. */
 void iso_envelope_encode(const iso_envelope *h, uint8_t out[ISO_ENVELOPE_HEADER_BYTES]);
-/* Row 1 of 3.2 and all that the header alone shows: size, magic, version, reserved zeros, known
- * compression, chunk arithmetic, update_id, known kind and metric, finite score. On refusal *code
- * is BAD_ENVELOPE (SEAL_MODE for an unknown seal mode). Ceilings of the task are the caller's. */
+/* Row 1 of 3.2 and what the header alone shows to be canonical (S33): size, magic, version,
+ * reserved zeros, known compression, exact chunk arithmetic, inflation ratio, update_id, finite
+ * score, sample_count. On refusal *code is BAD_ENVELOPE (SEAL_MODE for an unknown seal mode). The
+ * caller compares kind and metric with the task (row 3) and sizes with its ceilings (row 4). */
 iso_err iso_envelope_decode(const void *bytes, size_t size, iso_envelope *out, iso_code *code,
                             iso_error *e) ISO_MUST_CHECK;
 /* Row 7: from header and trailer alone. *code is SIGNATURE on refusal. */
@@ -79,7 +80,8 @@ uint64_t iso_envelope_file_bytes(const iso_envelope *h);
 iso_err iso_envelope_seal(iso_envelope *h, const void *payload, size_t payload_bytes,
                           const iso_key *sign, const uint8_t merge_pk[ISO_PK_BYTES], iso_buf *out,
                           iso_error *e) ISO_MUST_CHECK;
-/* The same into a new file (mode 0600), durable on return; memory is one chunk. */
+/* The same into a new file (mode 0600), durable on return; memory is one chunk, and the compressed
+ * payload with zstd. */
 iso_err iso_envelope_seal_file(iso_envelope *h, const void *payload, size_t payload_bytes,
                                const iso_key *sign, const uint8_t merge_pk[ISO_PK_BYTES],
                                const char *path, iso_error *e) ISO_MUST_CHECK;
