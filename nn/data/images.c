@@ -23,32 +23,36 @@ typedef struct {
     iso_error *errors; /* one an image; code ISO_OK when it is good */
 } decoding;
 
+/* size and digest of the file's bytes may be NULL. */
+static iso_err read_one(const char *path, const iso_preprocess *pre, uint8_t *out, uint64_t *size,
+                        iso_digest *digest, iso_error *e)
+{
+    iso_buf file = {0};
+    uint8_t *rgb = NULL;
+    int h, w;
+    iso_err err = iso_read_file(path, ISO_IMAGE_FILE_MAX, &file, e);
+    if (!err && size) {
+        *size = file.size;
+        *digest = iso_digest_of(file.data, file.size);
+    }
+    if (!err && !(err = iso_image_decode(file.data, file.size, &rgb, &h, &w, e)))
+        err = iso_preprocess_u8(pre, rgb, h, w, out, e);
+    free(rgb);
+    iso_buf_free(&file);
+    return err;
+}
+
 static void decode_one(void *ctx, size_t i, int worker)
 {
     decoding *d = ctx;
     iso_image_row *row = &d->rows[i];
     iso_error *e = &d->errors[i];
-    iso_buf file = {0};
-    uint8_t *rgb = NULL;
-    int h, w;
     (void)worker;
     *e = (iso_error){0};
     char *path = iso_path_join(d->o->folder, row->path);
-    if (!path) {
-        e->code = iso_nomem(e, strlen(row->path));
-        return;
-    }
-    iso_err err = iso_read_file(path, ISO_IMAGE_FILE_MAX, &file, e);
-    if (!err) {
-        row->size = file.size;
-        row->digest = iso_digest_of(file.data, file.size);
-        err = iso_image_decode(file.data, file.size, &rgb, &h, &w, e);
-    }
-    if (!err)
-        err = iso_preprocess_u8(d->o->pre, rgb, h, w, d->pixels + i * d->image_bytes, e);
-    e->code = err;
-    free(rgb);
-    iso_buf_free(&file);
+    e->code = path ? read_one(path, d->o->pre, d->pixels + i * d->image_bytes, &row->size,
+                              &row->digest, e)
+                   : iso_nomem(e, strlen(row->path));
     free(path);
 }
 
@@ -164,6 +168,14 @@ done:
 }
 
 /* ---- public ---- */
+
+iso_err iso_image_read(const char *path, const iso_preprocess *pre, uint8_t *out, iso_error *e)
+{
+    iso_err err = read_one(path, pre, out, NULL, NULL, e);
+    if (err && e && !strstr(e->text, path))
+        iso_error_context(e, "%s", path);
+    return err;
+}
 
 void iso_images_free(iso_image_set *s)
 {

@@ -74,6 +74,11 @@ iso_err iso_images_load_train_val(iso_image_set *train, iso_image_set *val,
 
 void iso_images_free(iso_image_set *s); /* zeroed struct is fine */
 
+/* One file, decoded, resized and cropped into out (height, width, 3) of iso_preprocess_size(). The
+ * line of an error names the file. */
+iso_err iso_image_read(const char *path, const iso_preprocess *pre, uint8_t *out,
+                       iso_error *e) ISO_MUST_CHECK;
+
 /* Class names of a task folder: union over its splits, sorted; strings in the arena. */
 iso_err iso_images_classes(const char *folder, iso_arena *arena, const char ***names, size_t *count,
                            iso_error *e) ISO_MUST_CHECK;

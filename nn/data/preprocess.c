@@ -258,20 +258,25 @@ iso_err iso_preprocess_u8(const iso_preprocess *p, const uint8_t *rgb, int h, in
     return err;
 }
 
+void iso_preprocess_levels(const iso_preprocess *p, float levels[3][256])
+{
+    for (int c = 0; c < 3; c++)
+        for (int v = 0; v < 256; v++) {
+            double x = p->do_rescale ? v * p->rescale_factor : v;
+            levels[c][v] = (float)(p->do_normalize ? (x - p->mean[c]) / p->std[c] : x);
+        }
+}
+
 void iso_preprocess_float(const iso_preprocess *p, const uint8_t *u8, float *out)
 {
     int h, w;
+    float levels[3][256];
     iso_preprocess_size(p, &h, &w);
+    iso_preprocess_levels(p, levels);
     size_t n = (size_t)h * (size_t)w;
-    for (size_t c = 0; c < 3; c++) {
-        float level[256]; /* only 256 values a channel are possible */
-        for (int v = 0; v < 256; v++) {
-            double x = p->do_rescale ? v * p->rescale_factor : v;
-            level[v] = (float)(p->do_normalize ? (x - p->mean[c]) / p->std[c] : x);
-        }
+    for (size_t c = 0; c < 3; c++)
         for (size_t i = 0; i < n; i++)
-            out[c * n + i] = level[u8[i * 3 + c]];
-    }
+            out[c * n + i] = levels[c][u8[i * 3 + c]];
 }
 
 /* ---- configuration ---- */

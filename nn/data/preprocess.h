@@ -51,6 +51,9 @@ iso_err iso_resize_u8(const uint8_t *in, int h, int w, int channels, uint8_t *ou
 iso_err iso_preprocess_u8(const iso_preprocess *p, const uint8_t *rgb, int h, int w, uint8_t *out,
                           iso_error *e) ISO_MUST_CHECK;
 
+/* What each grey level of each channel becomes. */
+void iso_preprocess_levels(const iso_preprocess *p, float levels[3][256]);
+
 /* Rescale and normalise: u8 (height, width, 3) to out (3, height, width). */
 void iso_preprocess_float(const iso_preprocess *p, const uint8_t *u8, float *out);
 

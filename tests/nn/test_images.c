@@ -1,7 +1,7 @@
 /* Image folders: order, classes, splits, limits, and bad input (issue: corrupt image among good
  * ones, empty class folder, zero-length file, unreadable directory). */
 #include "core/parallel.h"
-#include "nn/data/images.h"
+#include "nn/data/feed.h"
 #include "nn/data/sampler.h"
 #include "tests/nn/image_fixture.h"
 
@@ -347,6 +347,71 @@ static void batches_are_normalised_and_independent_of_threads(void **state)
     fixture_remove(f);
 }
 
+static void draws_move_and_mirror_images(void **state)
+{
+    (void)state;
+    enum { PIXELS = SIDE * SIDE };
+    iso_preprocess pre = small();
+    iso_image_set s;
+    iso_error e;
+    char *f = fixture_folder();
+    fill(f, "train", "a", 6);
+    iso_image_options o = options(f, "train", &pre);
+    assert_int_equal(iso_images_load(&s, &o, &e), ISO_OK);
+    iso_image_feed feed = {.set = &s, .seed = 3, .shift = 2, .is_mirrored = true};
+    const uint32_t idx[] = {4, 1}, other[] = {1, 4};
+    static float plain[2 * 3 * PIXELS], a[2 * 3 * PIXELS], b[2 * 3 * PIXELS];
+    iso_images_batch(&s, idx, 2, plain);
+    iso_image_feed_pixels(&feed, idx, 2, 0, a);
+    assert_memory_equal(a, plain, sizeof a);
+    iso_image_feed_pixels(&feed, idx, 2, 9, a);
+    iso_image_feed_pixels(&feed, other, 2, 9, b); /* the place in the batch does not matter */
+    assert_memory_equal(a, b + 3 * PIXELS, sizeof a / 2);
+    assert_memory_equal(a + 3 * PIXELS, b, sizeof a / 2);
+    bool seen[5][5][2] = {{{false}}};
+    for (uint64_t draw = 1; draw < 400; draw++) { /* each is one of the 50 that are possible */
+        iso_image_feed_pixels(&feed, idx, 1, draw, a);
+        int found = 0;
+        for (int dy = -2; dy <= 2; dy++)
+            for (int dx = -2; dx <= 2; dx++)
+                for (int m = 0; m < 2; m++) {
+                    bool same = true;
+                    for (int p = 0; p < PIXELS && same; p++) {
+                        int y = p / SIDE + dy, x = (m ? SIDE - 1 - p % SIDE : p % SIDE) + dx;
+                        y = y < 0 ? 0 : y >= SIDE ? SIDE - 1 : y;
+                        x = x < 0 ? 0 : x >= SIDE ? SIDE - 1 : x;
+                        same = a[p] == plain[y * SIDE + x];
+                    }
+                    found += same;
+                    seen[dy + 2][dx + 2][m] |= same;
+                }
+        assert_int_equal(found, 1);
+    }
+    for (int k = 0; k < 50; k++)
+        assert_true(seen[k / 10][k / 2 % 5][k % 2]);
+    iso_images_free(&s);
+    fixture_remove(f);
+}
+
+static void one_file_by_name(void **state)
+{
+    (void)state;
+    iso_preprocess pre = small();
+    iso_error e;
+    uint8_t out[SIDE * SIDE * 3];
+    char *f = fixture_folder();
+    fixture_write_png(f, "x/a.png", 1);
+    fixture_write(f, "x/b.png", "", 0);
+    char *a = iso_path_join(f, "x/a.png"), *b = iso_path_join(f, "x/b.png");
+    assert_int_equal(iso_image_read(a, &pre, out, &e), ISO_OK);
+    assert_int_equal(iso_image_read(b, &pre, out, &e), ISO_ERR_DATA);
+    assert_non_null(strstr(e.text, "x/b.png: the file is empty"));
+    assert_int_not_equal(iso_image_read("/nonexistent", &pre, out, &e), ISO_OK);
+    free(a);
+    free(b);
+    fixture_remove(f);
+}
+
 static void epoch_orders_are_permutations(void **state)
 {
     (void)state;
@@ -376,6 +441,8 @@ int main(void)
         cmocka_unit_test(U76_classes_by_name),
         cmocka_unit_test(validation_by_folder_or_by_share),
         cmocka_unit_test(batches_are_normalised_and_independent_of_threads),
+        cmocka_unit_test(draws_move_and_mirror_images),
+        cmocka_unit_test(one_file_by_name),
         cmocka_unit_test(epoch_orders_are_permutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
