@@ -122,6 +122,11 @@ size_t iso_model_dim(const iso_model *m)
     return m->backbone->shape.dim;
 }
 
+size_t iso_model_bytes(const iso_model *m)
+{
+    return m->arena.held_bytes;
+}
+
 size_t iso_model_micro_batch(const iso_model *m)
 {
     size_t n = MICRO_ROWS / m->backbone->shape.tokens;
@@ -258,6 +263,19 @@ static void run_item(void *ctx, size_t item, int worker)
     b->family->forward(b, &p, n, base, j->out + begin * w->read * b->shape.dim);
 }
 
+static void run_in(const iso_model *m, iso_work *w, const iso_source *s, const uint32_t *idx,
+                   size_t n, float *out)
+{
+    run_job j = {.model = m,
+                 .source = s,
+                 .idx = idx,
+                 .n = n,
+                 .first = first_block(s),
+                 .work = w,
+                 .out = out};
+    iso_parallel_for((n + w->micro - 1) / w->micro, 1, run_item, &j);
+}
+
 static iso_err run(const iso_model *m, const iso_source *s, const uint32_t *idx, size_t n,
                    size_t read, float *out, iso_error *e)
 {
@@ -267,16 +285,16 @@ static iso_err run(const iso_model *m, const iso_source *s, const uint32_t *idx,
     iso_err err = work_open(&w, m, read, false, e);
     if (err)
         return err;
-    run_job j = {.model = m,
-                 .source = s,
-                 .idx = idx,
-                 .n = n,
-                 .first = first_block(s),
-                 .work = w,
-                 .out = out};
-    iso_parallel_for((n + w->micro - 1) / w->micro, 1, run_item, &j);
+    run_in(m, w, s, idx, n, out);
     iso_work_close(w);
     return ISO_OK;
+}
+
+void iso_model_features_in(const iso_model *m, iso_work *w, const iso_source *s,
+                           const uint32_t *idx, size_t n, float *out)
+{
+    assert(w->read == 1);
+    run_in(m, w, s, idx, n, out);
 }
 
 iso_err iso_model_features_of(const iso_model *m, const iso_source *s, const uint32_t *idx,

@@ -37,7 +37,8 @@ void iso_model_fold(iso_model *m, const float *params);
 void iso_model_close(iso_model *m); /* NULL is fine */
 const iso_backbone *iso_model_backbone(const iso_model *m);
 const iso_adapter *iso_model_adapter(const iso_model *m);
-size_t iso_model_dim(const iso_model *m); /* of a feature */
+size_t iso_model_dim(const iso_model *m);   /* of a feature */
+size_t iso_model_bytes(const iso_model *m); /* held beside the backbone and the adapter */
 /* Images of one micro-batch: a function of the backbone alone. */
 size_t iso_model_micro_batch(const iso_model *m);
 
@@ -64,6 +65,9 @@ typedef struct iso_work iso_work;
 iso_err iso_work_open(iso_work **out, const iso_model *m, size_t read, iso_error *e) ISO_MUST_CHECK;
 void iso_work_close(iso_work *w);
 size_t iso_work_bytes(const iso_work *w);
+/* iso_model_features_of without allocation, in a workspace opened with read = 1. */
+void iso_model_features_in(const iso_model *m, iso_work *w, const iso_source *s,
+                           const uint32_t *idx, size_t n, float *out);
 
 /* Loss of one micro-batch: images first .. first+n-1 of the batch; out (n, read, dim) are their
  * final-norm tokens, dout gets the gradient. extra: the micro-batch's gradient beyond the
