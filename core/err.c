@@ -52,9 +52,8 @@ iso_err iso_fail_errno(iso_error *e, iso_err code, int errno_value, const char *
     vsnprintf(e->text, sizeof e->text, fmt, ap);
     va_end(ap);
     size_t n = strlen(e->text);
-    char reason[64];
-    if (strerror_r(errno_value, reason, sizeof reason) != 0)
-        snprintf(reason, sizeof reason, "error %d", errno_value);
+    char room[64];
+    const char *reason = strerror_r(errno_value, room, sizeof room); /* GNU's: returns the text */
     snprintf(e->text + n, sizeof e->text - n, ": %s", reason);
     one_line(e->text);
     e->code = code;

@@ -27,7 +27,10 @@ bool iso_add_size(size_t a, size_t b, size_t *out)
 
 void *iso_calloc(size_t n, size_t item_bytes)
 {
-    return calloc(n ? n : 1, item_bytes ? item_bytes : 1);
+    size_t bytes;
+    if (!iso_mul_size(n, item_bytes, &bytes)) /* calloc would say so too; sanitizers stop there */
+        return NULL;
+    return calloc(1, bytes ? bytes : 1);
 }
 
 void *iso_alloc_aligned(size_t n, size_t item_bytes)
