@@ -102,8 +102,8 @@ static iso_err name_set_add(name_set *s, const char *name, iso_arena *arena, iso
 {
     if (class_index(s->items, s->count, name) >= 0)
         return ISO_OK;
-    if (s->count == ISO_CLASSES_MAX)
-        return iso_fail(e, ISO_ERR_DATA, "more than %d classes", ISO_CLASSES_MAX);
+    if (s->count == ISO_IMAGE_CLASSES_MAX)
+        return iso_fail(e, ISO_ERR_DATA, "more than %d classes", ISO_IMAGE_CLASSES_MAX);
     if (!is_clean(name)) /* the name itself could garble the line */
         return iso_fail(e, ISO_ERR_DATA,
                         "class %zu has a name that is not clean UTF-8 of at most %d bytes",

@@ -14,7 +14,7 @@
 
 enum {
     ISO_IMAGE_FILE_MAX = 64 * 1024 * 1024, /* bytes of one file */
-    ISO_CLASSES_MAX = 4096
+    ISO_IMAGE_CLASSES_MAX = 4096
 };
 
 typedef struct {
