@@ -107,7 +107,8 @@ typedef struct {
     /* The job's borrowed fields are copied before it returns. One job at a time: a second start
      * while one runs is ISO_ERR_INTERNAL. */
     iso_err (*start)(void *ctx, const iso_trainer_job *job, iso_error *e);
-    /* Stops at the next step, keeps the checkpoint, reports nothing more of the job. */
+    /* Stops at the next step, keeps the checkpoint, reports nothing more of the job. A start may
+     * follow at once: it begins when the stopped one has ended. */
     void (*cancel)(void *ctx, const uint8_t id[16]);
     /* The next event, or false. */
     bool (*poll)(void *ctx, iso_trainer_event *out);
