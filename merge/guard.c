@@ -1,3 +1,4 @@
+/* Guards (a) and (b) of specs/merging.md 8, and the norms and spectra of LoRA layers they need. */
 #include "merge/guard.h"
 
 #include "merge/layer.h"

@@ -1,3 +1,4 @@
+/* One job a layer over the threads; order, errors and arenas (jobs.h). */
 #include "merge/jobs.h"
 
 #include "core/parallel.h"

@@ -26,7 +26,6 @@ void iso_gemm(iso_op a_op, iso_op b_op, size_t m, size_t n, size_t k, double alp
               size_t lda, const double *B, size_t ldb, double beta, double *C, size_t ldc);
 /* G (m, m) = X X', or G (n, n) = X' X when transposed; both triangles filled. X is (m, n). */
 void iso_gram(iso_op op, size_t m, size_t n, const double *X, double *G);
-/* G (k, k) = X' X over the rows of X (n, k), upper triangle first; used for V f V' products. */
 void iso_transpose(size_t m, size_t n, const double *A, double *At);
 double iso_dot(const double *x, const double *y, size_t n);
 double iso_norm(const double *x, size_t n); /* Frobenius */
@@ -71,7 +70,7 @@ iso_err iso_thin_far(iso_thin *t, const double *M, size_t count, iso_arena *scra
 iso_err iso_polar(size_t r, size_t n, double *X, double rank_tol, double *smallest, size_t *rank,
                   iso_arena *scratch, iso_error *e) ISO_MUST_CHECK;
 
-/* N = E' diag(w^p_minus) E - I for eigenvectors in the rows of E: (A^-1/2) - I. */
+/* N = A^-1/2 - I of a symmetric A = E' diag(w) E, w > 0, eigenvectors in the rows of E. */
 void iso_inverse_root_minus_identity(size_t n, const double *E, const double *w, double *N,
                                      double *scratch_nn);
 

@@ -13,6 +13,10 @@ static void decide_rank(iso_thin *t, double rank_tol, double noise)
         t->rank++;
 }
 
+/* A threshold this far above the rounding of a Gram matrix (about 1e-15 of its largest eigenvalue)
+ * decides the rank by it; inputs of float32 are rounded more than the Gram matrix loses. */
+#define GRAM_CLEAR_TOL 1e-6
+
 /* Can what the caller needs be read from these eigenvalues w (descending)? The leading ones must
  * be far above the rounding of the Gram matrix, and so must the rank's threshold unless the matrix
  * has full rank beyond doubt. */
@@ -21,7 +25,7 @@ static bool gram_serves(const iso_thin *t, const double *w, double rank_tol, siz
     if (!(w[0] > 0.0) || leading == 0)
         return false;
     double floor = ISO_GRAM_MIN_RATIO * w[0];
-    bool is_rank_clear = rank_tol * rank_tol >= ISO_GRAM_MIN_RATIO;
+    bool is_rank_clear = rank_tol >= GRAM_CLEAR_TOL;
     size_t last = leading < t->q ? leading : t->q;
     return is_rank_clear || w[last - 1] > floor;
 }
