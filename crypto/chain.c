@@ -134,7 +134,7 @@ iso_err iso_chain_add(iso_chain *c, const void *entry, size_t bytes, iso_error *
     if (a.seq != c->seq + 1)
         return iso_fail(e, ISO_ERR_NO, "audit: entry %llu stands where entry %llu should",
                         (unsigned long long)a.seq, (unsigned long long)c->seq + 1);
-    if (a.time_ms + CLOCK_SLACK_MS < c->time_ms)
+    if (a.time_ms < c->time_ms && c->time_ms - a.time_ms > CLOCK_SLACK_MS)
         return iso_fail(e, ISO_ERR_NO, "audit: time falls by more than 5 s at entry %llu",
                         (unsigned long long)a.seq);
     c->seq = a.seq;

@@ -177,6 +177,11 @@ static iso_err check_numbers(const iso_manifest *m, iso_error *e)
     uint64_t any = m->number | m->created_ms | m->valid_until_ms | m->rollback_of | m->generation |
                    m->audit_seq | m->previous_number;
     bool is_finite = true;
+    if ((unsigned)m->kind >= ISO_RELEASE_KINDS || m->task_count > ISO_MANIFEST_TASKS_MAX ||
+        m->file_count > ISO_RELEASE_FILES_MAX || m->parameter_count > ISO_MANIFEST_PAIRS_MAX ||
+        m->score_count > ISO_MANIFEST_PAIRS_MAX || !m->method || !m->spectrum || !m->min_software)
+        return iso_fail(e, ISO_ERR_DATA,
+                        "manifest: kind, a list's length or a text is out of range");
     for (size_t i = 0; i < m->task_count; i++) {
         any |= m->tasks[i].samples | m->tasks[i].updates;
         is_finite = is_finite && isfinite(m->tasks[i].score) && isfinite(m->tasks[i].baseline);
@@ -189,11 +194,6 @@ static iso_err check_numbers(const iso_manifest *m, iso_error *e)
         return iso_fail(e, ISO_ERR_DATA, "manifest: a number is above 2^63 - 1");
     if (!is_finite)
         return iso_fail(e, ISO_ERR_NONFINITE, "manifest: a score is not finite");
-    if ((unsigned)m->kind >= ISO_RELEASE_KINDS || m->task_count > ISO_MANIFEST_TASKS_MAX ||
-        m->file_count > ISO_RELEASE_FILES_MAX || m->parameter_count > ISO_MANIFEST_PAIRS_MAX ||
-        m->score_count > ISO_MANIFEST_PAIRS_MAX || !m->method || !m->spectrum || !m->min_software)
-        return iso_fail(e, ISO_ERR_DATA,
-                        "manifest: kind, a list's length or a text is out of range");
     return ISO_OK;
 }
 
@@ -203,9 +203,15 @@ iso_err iso_manifest_format(const iso_manifest *m, iso_buf *out, iso_error *e)
     iso_arena arena = {0};
     iso_manifest sorted = *m, again;
     size_t start = out->size;
-    iso_manifest_file *files = iso_calloc(m->file_count, sizeof *files);
-    iso_manifest_task *tasks = iso_calloc(m->task_count, sizeof *tasks);
-    iso_err err = files && tasks ? check_numbers(m, e) : iso_nomem(e, sizeof *files);
+    iso_manifest_file *files = NULL;
+    iso_manifest_task *tasks = NULL;
+    iso_err err = check_numbers(m, e);
+    if (err)
+        goto done;
+    files = iso_calloc(m->file_count, sizeof *files);
+    tasks = iso_calloc(m->task_count, sizeof *tasks);
+    if (!files || !tasks)
+        err = iso_nomem(e, m->file_count * sizeof *files);
     if (err)
         goto done;
     if (m->file_count)

@@ -298,11 +298,11 @@ iso_err iso_minisign_key_read(const char *path, const char *passphrase, iso_mini
 
 /* ---- signatures ---- */
 
-/* Printable UTF-8 or ASCII without control characters, so that one line is one line. */
+/* No control characters, so that one line is one line; minisign's own comments hold tabs. */
 static bool comment_is_fine(const char *comment, size_t chars)
 {
     for (size_t i = 0; i < chars; i++)
-        if ((unsigned char)comment[i] < 0x20 || comment[i] == 0x7f)
+        if (((unsigned char)comment[i] < 0x20 && comment[i] != '\t') || comment[i] == 0x7f)
             return false;
     return chars < ISO_MINISIGN_COMMENT_MAX;
 }
