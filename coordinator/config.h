@@ -63,7 +63,9 @@ typedef struct {
     /* rounds */
     int trigger; /* iso_coord_trigger */
     uint64_t deadline_ms, evaluate_timeout_ms;
-    int choose; /* iso_coord_choose */
+    uint64_t interval_ms; /* trigger auto: least time between the end of a round and the next */
+    uint32_t max_rounds;  /* trigger auto: adapter rounds to run, 0: without end */
+    int choose;           /* iso_coord_choose */
     int gate_metric;
     double gate_margin;
     bool evaluate_test; /* also asks for accuracy@test, accuracy_refit@test */

@@ -6,9 +6,10 @@
  *
  * Order. The effects of one step are a list. COMMIT is one transaction; an effect after it may be
  * performed only when it has returned. A shell may join the COMMITs of several steps into one
- * transaction and hold back what follows each until it is durable (S88). When a COMMIT, PUT_BLOB
- * or WRITE fails the shell drops the step's later effects, cuts all peers and makes a new core from
- * the store: a restart like any other (I8).
+ * transaction and hold back what follows each until it is durable (S88). When a COMMIT or PUT_BLOB
+ * fails the shell drops the step's later effects, cuts all peers and makes a new core from the
+ * store: a restart like any other (I8). When UPLOAD_OPEN or UPLOAD_WRITE fails it drops the step's
+ * later effects and reports UPLOAD_STORED with ISO_STORED_DISK for that upload.
  *
  * Memory. What an effect points to lives in the iso_coord_effects until its next reset; what an
  * event points to is only read during the step. */
@@ -40,7 +41,8 @@ typedef struct {
     uint8_t transport_pk[32]; /* for enrolment lines */
     uint64_t roster_version;  /* 0: no roster (tests) */
     iso_digest roster;        /* container blob of root.pub, roster.json, its signature */
-    iso_digest root;          /* digest of root.pub */
+    uint64_t roster_bytes;
+    iso_digest root; /* digest of root.pub */
     iso_coord_merge_key merge_keys[ISO_COORD_MERGE_KEYS_MAX];
     size_t merge_key_count;
     uint64_t generation;
@@ -64,7 +66,6 @@ typedef enum {
     ISO_CT_VERDICT, /* number, site */
     ISO_CT_NOTICE,  /* site, event, big endian */
     ISO_CT_AUDIT,   /* sequence, big endian */
-    ISO_CT_JOB,     /* job id */
     ISO_CT_COUNT
 } iso_coord_table;
 extern const char *const iso_coord_table_names[ISO_CT_COUNT];
@@ -103,6 +104,7 @@ typedef struct {
     size_t candidate_count;
     uint64_t number; /* kind sign */
     iso_digest manifest, candidate;
+    bool is_accepted; /* by the operator, although the gate held it */
 } iso_job;
 
 typedef enum {
@@ -257,6 +259,9 @@ iso_err iso_coord_restore_row(iso_coord *c, int table, const uint8_t *key, size_
                               iso_error *e) ISO_MUST_CHECK;
 /* Restores every row of `store` (a convenience over the above). */
 iso_err iso_coord_restore(iso_coord *c, const iso_store *store, iso_error *e) ISO_MUST_CHECK;
+
+/* Address that enrolment lines name, once the shell knows it. */
+void iso_coord_set_endpoint(iso_coord *c, const char *host, uint16_t port);
 
 /* Takes up what was interrupted: partial uploads, jobs, phases of the round. Once, before step. */
 void iso_coord_start(iso_coord *c, iso_time mono_now, iso_time wall_now, iso_coord_effects *out);
