@@ -154,7 +154,6 @@ static iso_json *as_json(const iso_train_outcome *t, const iso_train_plan *p, co
     iso_json_set(j, "backbone", iso_json_string(hex));
     iso_hex(hex, data.b, ISO_DIGEST_BYTES);
     iso_json_set(j, "data", iso_json_string(hex));
-    iso_json_set(j, "training_bytes", iso_json_integer((int64_t)t->training_bytes));
     return j;
 }
 
@@ -266,6 +265,9 @@ static iso_err train(const options *o, iso_error *e)
     answer = as_json(t, &plan, o);
     if ((err = save(t, &plan, o, answer, e)))
         goto done;
+    /* what depends on the machine is said, not stored */
+    iso_json_set(answer, "training_bytes", iso_json_integer((int64_t)t->training_bytes));
+    iso_json_set(answer, "seconds", iso_json_real(t->seconds));
     if (o->json)
         iso_json_print(answer);
     else
