@@ -2,9 +2,11 @@
 
 #include <stddef.h>
 
-extern const iso_bench iso_bench_kernels, iso_bench_train, iso_bench_merge, iso_bench_net,
-    iso_bench_sim;
+extern const iso_bench iso_bench_kernels, iso_bench_train, iso_bench_merge;
 
 const iso_bench *const iso_benches[] = {
-    &iso_bench_kernels, &iso_bench_train, &iso_bench_merge, &iso_bench_net, &iso_bench_sim, NULL,
+    &iso_bench_kernels,
+    &iso_bench_train,
+    &iso_bench_merge,
+    NULL,
 };

@@ -55,7 +55,7 @@ iso_err iso_worker_get_blob(const char *state_dir, const iso_digest *d, size_t m
     return err;
 }
 
-void iso_worker_verdict(iso_json *verdicts, const iso_work_update *u, const iso_opened *o)
+void iso_worker_verdict(iso_json *verdicts, const iso_worker_update *u, const iso_opened *o)
 {
     iso_json *v = iso_json_object();
     iso_json_set(v, "update_id", iso_worker_hex(u->update_id, sizeof u->update_id));
@@ -90,7 +90,7 @@ static iso_err write_result(const char *job_path, const iso_json *result, iso_er
     return err;
 }
 
-static iso_err open_ground(const iso_worker_options *o, const iso_work *w, iso_key *key,
+static iso_err open_ground(const iso_worker_options *o, const iso_worker_job *w, iso_key *key,
                            iso_safetensors *backbone, iso_worker_ground *g, iso_error *e)
 {
     char *path = iso_path_join(o->state_dir, "merge/merge.key");
@@ -98,7 +98,7 @@ static iso_err open_ground(const iso_worker_options *o, const iso_work *w, iso_k
         return iso_nomem(e, strlen(o->state_dir));
     iso_err err = iso_key_read(path, ISO_KEY_MERGE, o->passphrase, key, e);
     free(path);
-    if (!err && w->kind == ISO_WORK_MERGE)
+    if (!err && w->kind == ISO_WORKER_MERGE)
         err = iso_safetensors_open(backbone, w->backbone, e);
     *g = (iso_worker_ground){.state_dir = o->state_dir, .merge_key = key, .backbone = backbone};
     return err;
@@ -106,26 +106,26 @@ static iso_err open_ground(const iso_worker_options *o, const iso_work *w, iso_k
 
 iso_err iso_worker_run(const iso_worker_options *o, const char *job_path, iso_error *e)
 {
-    iso_work w = {0};
+    iso_worker_job w = {0};
     iso_key key = {0};
     iso_safetensors backbone = {0};
     iso_worker_ground g = {0};
     iso_json *result = NULL;
     iso_err err = iso_crypto_init(e);
     if (!err)
-        err = iso_work_read(&w, job_path, e);
+        err = iso_worker_job_read(&w, job_path, e);
     if (err)
         goto done;
     result = iso_json_object();
     iso_json_set(result, "format", iso_json_integer(1));
     iso_json_set(result, "job", iso_json_string(w.job));
-    if (w.kind == ISO_WORK_SIGN) {
+    if (w.kind == ISO_WORKER_SIGN) {
         err = iso_worker_sign(o, &w, result, e);
     } else {
         err = open_ground(o, &w, &key, &backbone, &g, e);
         if (!err)
-            err = w.kind == ISO_WORK_HEADS ? iso_worker_heads(&g, &w, result, e)
-                                           : iso_worker_merge(&g, &w, result, e);
+            err = w.kind == ISO_WORKER_HEADS ? iso_worker_heads(&g, &w, result, e)
+                                             : iso_worker_merge(&g, &w, result, e);
     }
     if (!err)
         err = write_result(job_path, result, e);
@@ -133,6 +133,6 @@ done:
     iso_json_free(result);
     iso_safetensors_close(&backbone);
     iso_key_free(&key);
-    iso_work_free(&w);
+    iso_worker_job_free(&w);
     return err;
 }

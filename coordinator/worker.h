@@ -20,11 +20,11 @@ iso_err iso_worker_run(const iso_worker_options *o, const char *job_path,
                        iso_error *e) ISO_MUST_CHECK;
 
 /* ---- the three kinds; each fills `result` (an object with format and job already in it) ---- */
-iso_err iso_worker_heads(const iso_worker_ground *g, const iso_work *w, iso_json *result,
+iso_err iso_worker_heads(const iso_worker_ground *g, const iso_worker_job *w, iso_json *result,
                          iso_error *e) ISO_MUST_CHECK;
-iso_err iso_worker_merge(const iso_worker_ground *g, const iso_work *w, iso_json *result,
+iso_err iso_worker_merge(const iso_worker_ground *g, const iso_worker_job *w, iso_json *result,
                          iso_error *e) ISO_MUST_CHECK;
-iso_err iso_worker_sign(const iso_worker_options *o, const iso_work *w, iso_json *result,
+iso_err iso_worker_sign(const iso_worker_options *o, const iso_worker_job *w, iso_json *result,
                         iso_error *e) ISO_MUST_CHECK;
 
 /* Durable blob below state_dir; the same content twice is fine. */
@@ -35,6 +35,6 @@ iso_err iso_worker_get_blob(const char *state_dir, const iso_digest *d, size_t m
 /* Hex strings for results. */
 iso_json *iso_worker_hex(const uint8_t *bytes, size_t n);
 /* The verdict row of one update, appended to `verdicts`. */
-void iso_worker_verdict(iso_json *verdicts, const iso_work_update *u, const iso_opened *o);
+void iso_worker_verdict(iso_json *verdicts, const iso_worker_update *u, const iso_opened *o);
 
 #endif

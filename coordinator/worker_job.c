@@ -61,7 +61,7 @@ static iso_err read_names(iso_arena *a, const iso_json *o, const char *key, cons
     return err;
 }
 
-static iso_err read_update(const iso_json *j, iso_work_update *u, iso_error *e)
+static iso_err read_update(const iso_json *j, iso_worker_update *u, iso_error *e)
 {
     iso_err err = need_hex(j, "update_id", u->update_id, sizeof u->update_id, e);
     if (!err)
@@ -79,7 +79,7 @@ static iso_err read_update(const iso_json *j, iso_work_update *u, iso_error *e)
     return err;
 }
 
-static iso_err read_task(iso_arena *a, const iso_json *j, iso_work_task *t, iso_error *e)
+static iso_err read_task(iso_arena *a, const iso_json *j, iso_worker_task *t, iso_error *e)
 {
     int64_t rank = 0, cap = 0;
     const iso_json *list = NULL;
@@ -104,7 +104,7 @@ static iso_err read_task(iso_arena *a, const iso_json *j, iso_work_task *t, iso_
         return err;
     t->rank = (size_t)rank;
     t->rank_cap = (size_t)cap;
-    iso_work_update *updates = iso_arena_calloc(a, t->update_count, sizeof *updates);
+    iso_worker_update *updates = iso_arena_calloc(a, t->update_count, sizeof *updates);
     if (!updates)
         return iso_nomem(e, t->update_count * sizeof *updates);
     for (size_t i = 0; i < t->update_count && !err; i++)
@@ -113,7 +113,8 @@ static iso_err read_task(iso_arena *a, const iso_json *j, iso_work_task *t, iso_
     return err;
 }
 
-static iso_err read_candidate(iso_arena *a, const iso_json *j, iso_work_candidate *c, iso_error *e)
+static iso_err read_candidate(iso_arena *a, const iso_json *j, iso_worker_candidate *c,
+                              iso_error *e)
 {
     const char *convention;
     iso_err err = copy_text(a, iso_json_key(j, "method"), &c->method, e);
@@ -129,7 +130,7 @@ static iso_err read_candidate(iso_arena *a, const iso_json *j, iso_work_candidat
     return c->convention ? ISO_OK : iso_nomem(e, 8);
 }
 
-static iso_err read_sign(iso_work *w, const iso_json *o, iso_error *e)
+static iso_err read_sign(iso_worker_job *w, const iso_json *o, iso_error *e)
 {
     int64_t number = 0;
     iso_err err = iso_json_need_int(o, "number", 1, INT64_MAX, &number, e);
@@ -143,7 +144,7 @@ static iso_err read_sign(iso_work *w, const iso_json *o, iso_error *e)
     return err;
 }
 
-static iso_err read_rounds_work(iso_work *w, const iso_json *o, iso_error *e)
+static iso_err read_rounds_work(iso_worker_job *w, const iso_json *o, iso_error *e)
 {
     int64_t round = 0, number = 0;
     const iso_json *list = NULL, *generation = iso_json_key(o, "generation");
@@ -160,20 +161,20 @@ static iso_err read_rounds_work(iso_work *w, const iso_json *o, iso_error *e)
         return err;
     w->round = (uint64_t)round;
     w->generation = (uint64_t)number;
-    iso_work_task *tasks = iso_arena_calloc(&w->arena, w->task_count, sizeof *tasks);
+    iso_worker_task *tasks = iso_arena_calloc(&w->arena, w->task_count, sizeof *tasks);
     if (!tasks)
         return iso_nomem(e, w->task_count * sizeof *tasks);
     for (size_t i = 0; i < w->task_count && !err; i++)
         err = read_task(&w->arena, iso_json_at(list, i), &tasks[i], e);
     w->tasks = tasks;
-    if (err || w->kind != ISO_WORK_MERGE)
+    if (err || w->kind != ISO_WORKER_MERGE)
         return err;
     err = copy_text(&w->arena, iso_json_key(o, "backbone"), &w->backbone, e);
     if (!err)
         err = need_array(o, "candidates", CANDIDATES_MAX, &list, &w->candidate_count, e);
     if (err)
         return err;
-    iso_work_candidate *c = iso_arena_calloc(&w->arena, w->candidate_count, sizeof *c);
+    iso_worker_candidate *c = iso_arena_calloc(&w->arena, w->candidate_count, sizeof *c);
     if (!c)
         return iso_nomem(e, w->candidate_count * sizeof *c);
     for (size_t i = 0; i < w->candidate_count && !err; i++)
@@ -182,10 +183,10 @@ static iso_err read_rounds_work(iso_work *w, const iso_json *o, iso_error *e)
     return err;
 }
 
-iso_err iso_work_read(iso_work *w, const char *path, iso_error *e)
+iso_err iso_worker_job_read(iso_worker_job *w, const char *path, iso_error *e)
 {
     static const char *const kinds[] = {"heads", "merge", "sign"};
-    *w = (iso_work){0};
+    *w = (iso_worker_job){0};
     iso_json *root = NULL;
     const char *kind = NULL;
     int64_t format = 0;
@@ -206,19 +207,19 @@ iso_err iso_work_read(iso_work *w, const char *path, iso_error *e)
         err = iso_fail(e, ISO_ERR_DATA, "unknown kind of job \"%s\"", kind);
         goto done;
     }
-    w->kind = (iso_work_kind)k;
-    err = w->kind == ISO_WORK_SIGN ? read_sign(w, root, e) : read_rounds_work(w, root, e);
+    w->kind = (iso_worker_kind)k;
+    err = w->kind == ISO_WORKER_SIGN ? read_sign(w, root, e) : read_rounds_work(w, root, e);
 done:
     iso_json_free(root);
     if (err) {
-        iso_work_free(w);
+        iso_worker_job_free(w);
         iso_error_context(e, "%s", path);
     }
     return err;
 }
 
-void iso_work_free(iso_work *w)
+void iso_worker_job_free(iso_worker_job *w)
 {
     iso_arena_free(&w->arena);
-    *w = (iso_work){0};
+    *w = (iso_worker_job){0};
 }

@@ -10,7 +10,7 @@
 #include "core/wire.h"
 #include "crypto/envelope.h"
 
-typedef enum { ISO_WORK_HEADS, ISO_WORK_MERGE, ISO_WORK_SIGN } iso_work_kind;
+typedef enum { ISO_WORKER_HEADS, ISO_WORKER_MERGE, ISO_WORKER_SIGN } iso_worker_kind;
 
 typedef struct {
     uint8_t update_id[ISO_ID_BYTES];
@@ -19,7 +19,7 @@ typedef struct {
     uint8_t signature[ISO_SIGNATURE_BYTES];
     uint8_t sign_pk[ISO_PK_BYTES];
     double weight; /* sample count */
-} iso_work_update;
+} iso_worker_update;
 
 typedef struct {
     uint8_t id[ISO_ID_BYTES];
@@ -31,34 +31,34 @@ typedef struct {
     size_t rank, rank_cap;
     double norm_cap;     /* Frobenius, of one layer's s B A; 0: none */
     iso_digest previous; /* container of the task's adapter of an earlier round, or zero */
-    const iso_work_update *updates;
+    const iso_worker_update *updates;
     size_t update_count;
-} iso_work_task;
+} iso_worker_task;
 
 typedef struct {
     const char *method, *convention;
     double alpha, common_fraction;
-} iso_work_candidate;
+} iso_worker_candidate;
 
 typedef struct {
-    iso_work_kind kind;
+    iso_worker_kind kind;
     const char *job; /* hex id */
     uint8_t federation[ISO_ID_BYTES];
     uint64_t round, generation;
     iso_digest generation_digest;
     const char *backbone; /* folder */
-    const iso_work_task *tasks;
+    const iso_worker_task *tasks;
     size_t task_count;
-    const iso_work_candidate *candidates;
+    const iso_worker_candidate *candidates;
     size_t candidate_count;
     /* sign */
     uint64_t number;
     iso_digest manifest, candidate;
     const char *gate;
     iso_arena arena;
-} iso_work;
+} iso_worker_job;
 
-iso_err iso_work_read(iso_work *w, const char *path, iso_error *e) ISO_MUST_CHECK;
-void iso_work_free(iso_work *w);
+iso_err iso_worker_job_read(iso_worker_job *w, const char *path, iso_error *e) ISO_MUST_CHECK;
+void iso_worker_job_free(iso_worker_job *w);
 
 #endif

@@ -22,8 +22,8 @@ static void close_set(opened_set *s)
 }
 
 /* Opens every update of a task and writes its verdict; refused ones stay in the set, marked. */
-static iso_err open_task(const iso_worker_ground *g, const iso_work *w, const iso_work_task *t,
-                         opened_set *s, iso_json *verdicts, iso_error *e)
+static iso_err open_task(const iso_worker_ground *g, const iso_worker_job *w,
+                         const iso_worker_task *t, opened_set *s, iso_json *verdicts, iso_error *e)
 {
     s->opened = iso_calloc(t->update_count, sizeof *s->opened);
     if (!s->opened)
@@ -39,7 +39,7 @@ static iso_err open_task(const iso_worker_ground *g, const iso_work *w, const is
 }
 
 /* Mean of the heads of the updates that are in, class by class; *bytes 0 when there is none. */
-static iso_err mean_head(const iso_worker_ground *g, const iso_work_task *t, const opened_set *s,
+static iso_err mean_head(const iso_worker_ground *g, const iso_worker_task *t, const opened_set *s,
                          iso_digest *digest, size_t *bytes, iso_error *e)
 {
     iso_head_part *parts = iso_calloc(s->n, sizeof *parts);
@@ -66,13 +66,13 @@ done:
     return err;
 }
 
-iso_err iso_worker_heads(const iso_worker_ground *g, const iso_work *w, iso_json *result,
+iso_err iso_worker_heads(const iso_worker_ground *g, const iso_worker_job *w, iso_json *result,
                          iso_error *e)
 {
     iso_json *tasks = iso_json_array();
     iso_err err = ISO_OK;
     for (size_t k = 0; k < w->task_count && !err; k++) {
-        const iso_work_task *t = &w->tasks[k];
+        const iso_worker_task *t = &w->tasks[k];
         opened_set s = {0};
         iso_json *row = iso_json_object(), *verdicts = iso_json_array();
         iso_digest digest = {0};
@@ -106,7 +106,7 @@ typedef struct {
     size_t count;
 } ready_task;
 
-static iso_err aggregate(const iso_work_task *t, const opened_set *s, ready_task *r, iso_error *e)
+static iso_err aggregate(const iso_worker_task *t, const opened_set *s, ready_task *r, iso_error *e)
 {
     iso_lora_input *in = iso_calloc(s->n, sizeof *in);
     double *weights = iso_calloc(s->n, sizeof *weights);
@@ -128,7 +128,7 @@ static iso_err aggregate(const iso_work_task *t, const opened_set *s, ready_task
     return err;
 }
 
-static iso_err keep_previous(const iso_worker_ground *g, const iso_work_task *t, ready_task *r,
+static iso_err keep_previous(const iso_worker_ground *g, const iso_worker_task *t, ready_task *r,
                              iso_error *e)
 {
     iso_container_file files[ISO_CONTAINER_FILES_MAX];
@@ -193,8 +193,8 @@ static size_t largest_rank(const iso_lora_layer *layers, size_t n)
 }
 
 /* One task of a merge job: its row of the result, and what goes on to the merge. */
-static iso_err prepare_task(const iso_worker_ground *g, const iso_work *w, const iso_work_task *t,
-                            ready_task *r, iso_json *row, iso_error *e)
+static iso_err prepare_task(const iso_worker_ground *g, const iso_worker_job *w,
+                            const iso_worker_task *t, ready_task *r, iso_json *row, iso_error *e)
 {
     opened_set s = {0};
     iso_json *verdicts = iso_json_array();
@@ -227,7 +227,7 @@ static iso_err prepare_task(const iso_worker_ground *g, const iso_work *w, const
     return err;
 }
 
-static iso_err candidate_options(const iso_work_candidate *c, iso_merge_options *o, iso_error *e)
+static iso_err candidate_options(const iso_worker_candidate *c, iso_merge_options *o, iso_error *e)
 {
     const iso_method *method = NULL;
     iso_err err = iso_method_need(c->method, &method, e);
@@ -301,7 +301,7 @@ done:
     return err;
 }
 
-static iso_err make_candidate(const iso_worker_ground *g, const iso_work_candidate *c,
+static iso_err make_candidate(const iso_worker_ground *g, const iso_worker_candidate *c,
                               const iso_lora_input *in, size_t n, iso_json *row, iso_error *e)
 {
     iso_merge_options o;
@@ -325,7 +325,7 @@ static iso_err make_candidate(const iso_worker_ground *g, const iso_work_candida
     return err;
 }
 
-iso_err iso_worker_merge(const iso_worker_ground *g, const iso_work *w, iso_json *result,
+iso_err iso_worker_merge(const iso_worker_ground *g, const iso_worker_job *w, iso_json *result,
                          iso_error *e)
 {
     ready_task *ready = iso_calloc(w->task_count, sizeof *ready);

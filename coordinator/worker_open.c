@@ -22,7 +22,7 @@ char *iso_worker_blob_path(const char *state_dir, const iso_digest *d)
 /* ---- the envelope as it was on the wire: header of the job, body of the blob, signature ---- */
 
 typedef struct {
-    const iso_work_update *update;
+    const iso_worker_update *update;
     int fd;
     uint64_t body_bytes;
 } parts;
@@ -57,8 +57,8 @@ static iso_err read_part(void *ctx, uint64_t offset, void *out, size_t bytes, is
     return ISO_OK;
 }
 
-static iso_err open_envelope(const iso_worker_ground *g, const iso_work *w,
-                             const iso_work_update *u, iso_opened *o, iso_error *e)
+static iso_err open_envelope(const iso_worker_ground *g, const iso_worker_job *w,
+                             const iso_worker_update *u, iso_opened *o, iso_error *e)
 {
     parts p = {.update = u, .fd = -1};
     struct stat st;
@@ -119,7 +119,7 @@ static const iso_named_tensor *find_weight(const iso_safetensors *st, const char
     return NULL;
 }
 
-static bool is_target(const iso_work_task *t, const char *module)
+static bool is_target(const iso_worker_task *t, const char *module)
 {
     if (!t->target_count)
         return true;
@@ -133,7 +133,7 @@ static bool is_target(const iso_work_task *t, const char *module)
     return false;
 }
 
-iso_err iso_worker_check_shapes(const iso_safetensors *backbone, const iso_work_task *t,
+iso_err iso_worker_check_shapes(const iso_safetensors *backbone, const iso_worker_task *t,
                                 const iso_peft *p, iso_error *e)
 {
     size_t cap = t->rank_cap > t->rank ? t->rank_cap : t->rank;
@@ -160,7 +160,7 @@ static void refuse(iso_opened *o, iso_code code)
     o->code = code;
 }
 
-static iso_err check_adapter(const iso_worker_ground *g, const iso_work_task *t, iso_opened *o,
+static iso_err check_adapter(const iso_worker_ground *g, const iso_worker_task *t, iso_opened *o,
                              iso_error *e)
 {
     iso_err err = iso_worker_check_shapes(g->backbone, t, &o->adapter, &o->why);
@@ -229,8 +229,8 @@ static iso_err refuse_file(iso_opened *o, iso_err err, iso_error *e)
     return ISO_OK;
 }
 
-static iso_err read_payload(const iso_worker_ground *g, const iso_work *w, const iso_work_task *t,
-                            iso_opened *o, iso_error *e)
+static iso_err read_payload(const iso_worker_ground *g, const iso_worker_job *w,
+                            const iso_worker_task *t, iso_opened *o, iso_error *e)
 {
     iso_container_file files[ISO_CONTAINER_FILES_MAX];
     size_t n = 0;
@@ -241,7 +241,7 @@ static iso_err read_payload(const iso_worker_ground *g, const iso_work *w, const
     const iso_container_file *config = iso_container_find(files, n, "adapter_config.json");
     const iso_container_file *tensors = iso_container_find(files, n, "adapter_model.safetensors");
     const iso_container_file *head = iso_container_find(files, n, "head.safetensors");
-    const bool needs_head = w->kind == ISO_WORK_HEADS;
+    const bool needs_head = w->kind == ISO_WORKER_HEADS;
     if ((needs_head && !head) || (!needs_head && (!config || !tensors))) {
         iso_fail(&o->why, ISO_ERR_DATA, "the update holds no %s",
                  needs_head ? "head.safetensors" : "adapter");
@@ -263,8 +263,9 @@ static iso_err read_payload(const iso_worker_ground *g, const iso_work *w, const
     return read_counts(o, iso_container_find(files, n, "metadata.json"), e);
 }
 
-iso_err iso_worker_open(const iso_worker_ground *g, const iso_work *w, const iso_work_task *t,
-                        const iso_work_update *u, iso_opened *o, iso_error *e)
+iso_err iso_worker_open(const iso_worker_ground *g, const iso_worker_job *w,
+                        const iso_worker_task *t, const iso_worker_update *u, iso_opened *o,
+                        iso_error *e)
 {
     *o = (iso_opened){.code = ISO_CODE_OK};
     iso_err err = open_envelope(g, w, u, o, e);

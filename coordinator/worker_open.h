@@ -27,12 +27,13 @@ typedef struct {
 
 /* A refusal of the update is ISO_OK with o->code set; an error is ours (disk, memory) and ends the
  * job. iso_opened_close() in every case. */
-iso_err iso_worker_open(const iso_worker_ground *g, const iso_work *w, const iso_work_task *t,
-                        const iso_work_update *u, iso_opened *o, iso_error *e) ISO_MUST_CHECK;
+iso_err iso_worker_open(const iso_worker_ground *g, const iso_worker_job *w,
+                        const iso_worker_task *t, const iso_worker_update *u, iso_opened *o,
+                        iso_error *e) ISO_MUST_CHECK;
 void iso_opened_close(iso_opened *o);
 
 /* Shapes and names of an adapter against the generation and the task's targets (row 14). */
-iso_err iso_worker_check_shapes(const iso_safetensors *backbone, const iso_work_task *t,
+iso_err iso_worker_check_shapes(const iso_safetensors *backbone, const iso_worker_task *t,
                                 const iso_peft *p, iso_error *e) ISO_MUST_CHECK;
 /* Path of a blob below state_dir; new string or NULL. */
 char *iso_worker_blob_path(const char *state_dir, const iso_digest *d);

@@ -52,7 +52,7 @@ static iso_err write_ledger(const char *path, const ledger *l, iso_error *e)
 }
 
 /* The adapter files of the release must be those of the candidate that the gate passed. */
-static iso_err check_candidate(const iso_worker_options *o, const iso_work *w,
+static iso_err check_candidate(const iso_worker_options *o, const iso_worker_job *w,
                                const iso_manifest *m, iso_error *e)
 {
     iso_buf text = {0};
@@ -83,7 +83,7 @@ static iso_err check_candidate(const iso_worker_options *o, const iso_work *w,
     return err;
 }
 
-static iso_err check(const iso_worker_options *o, const iso_work *w, const iso_manifest *m,
+static iso_err check(const iso_worker_options *o, const iso_worker_job *w, const iso_manifest *m,
                      const ledger *l, iso_error *e)
 {
     if (m->number != w->number)
@@ -101,7 +101,7 @@ static iso_err check(const iso_worker_options *o, const iso_work *w, const iso_m
     return check_candidate(o, w, m, e);
 }
 
-iso_err iso_worker_sign(const iso_worker_options *o, const iso_work *w, iso_json *result,
+iso_err iso_worker_sign(const iso_worker_options *o, const iso_worker_job *w, iso_json *result,
                         iso_error *e)
 {
     iso_buf text = {0}, signature = {0};
