@@ -12,7 +12,7 @@ struct iso_model {
     const iso_backbone *backbone;
     const iso_adapter *adapter; /* or NULL */
     iso_packed *weights;        /* one per matrix; those not adapted are the backbone's */
-    float **folded;             /* W of adapted matrices, else NULL */
+    float **folded;             /* W of adapted matrices that need one, else NULL */
     iso_arena arena;
 };
 
@@ -33,9 +33,16 @@ static void fold_item(void *ctx, size_t i, int worker)
     const fold_job *j = ctx;
     (void)worker;
     iso_model *m = j->model;
-    if (m->folded[i]) {
-        m->adapter->kind->fold(m->adapter, j->params, i, m->folded[i]);
+    const iso_adapter *a = m->adapter;
+    if (!a->is_adapted[i])
+        return;
+    if (m->folded[i] && m->weights[i].forward) { /* modules that begin within a panel */
+        a->kind->fold(a, j->params, i,
+                      &(iso_packed){.out = m->weights[i].out, .in = m->weights[i].in},
+                      m->folded[i]);
         iso_pack(&m->weights[i]);
+    } else {
+        a->kind->fold(a, j->params, i, &m->weights[i], m->folded[i]);
     }
 }
 
@@ -47,29 +54,48 @@ void iso_model_fold(iso_model *m, const float *params)
     iso_parallel_for(m->backbone->matrix_count, 1, fold_item, &j);
 }
 
-/* Own panels for matrix i where the model needs what the backbone does not have. */
+/* True when the modules of matrix i can be folded in panels. */
+static bool folds_in_panels(const iso_backbone *b, size_t i)
+{
+    for (size_t k = 0; k < b->module_count; k++)
+        if (b->modules[k].matrix == i && !iso_packed_is_aligned(b->modules[k].row))
+            return false;
+    return b->matrices[i].forward != NULL;
+}
+
+/* Own panels for matrix i where the model needs what the backbone does not have. They start as the
+ * frozen ones; an adapted matrix has a W of its own only where panels cannot hold it. */
 static iso_err own_weights(iso_model *m, size_t i, bool trains, iso_error *e)
 {
     const iso_packed *frozen = &m->backbone->matrices[i];
     iso_packed *w = &m->weights[i];
     bool is_adapted = m->adapter && m->adapter->is_adapted[i];
-    size_t forward = iso_packed_forward_floats(w->out, w->in);
-    size_t backward = trains ? iso_packed_backward_floats(w->out, w->in) : 0;
+    bool has_panels = frozen->forward != NULL;
+    size_t in = frozen->in, out = frozen->out;
     *w = *frozen;
-    if (is_adapted) {
-        m->folded[i] = iso_arena_alloc(&m->arena, w->out * w->in, sizeof(float));
+    if (is_adapted && !folds_in_panels(m->backbone, i)) {
+        m->folded[i] = iso_arena_alloc(&m->arena, out * in, sizeof(float));
+        if (!m->folded[i])
+            return iso_nomem(e, out * in * sizeof(float));
+        memcpy(m->folded[i], frozen->W, out * in * sizeof(float));
         w->W = m->folded[i];
-        w->forward = forward ? iso_arena_alloc(&m->arena, forward, sizeof(float)) : NULL;
-        if (!w->W || (forward && !w->forward))
-            return iso_nomem(e, (w->out * w->in + forward) * sizeof(float));
     }
-    if (backward) {
-        w->backward = iso_arena_alloc(&m->arena, backward, sizeof(float));
+    if (is_adapted && has_panels) {
+        size_t floats = iso_packed_forward_floats(out, in);
+        w->forward = iso_arena_alloc(&m->arena, floats, sizeof(float));
+        if (!w->forward)
+            return iso_nomem(e, floats * sizeof(float));
+        memcpy(w->forward, frozen->forward, floats * sizeof(float));
+    }
+    if (trains && has_panels) {
+        size_t floats = iso_packed_backward_floats(out, in);
+        w->backward = iso_arena_alloc(&m->arena, floats, sizeof(float));
         if (!w->backward)
-            return iso_nomem(e, backward * sizeof(float));
-        if (!is_adapted)
-            iso_pack(&(iso_packed){w->out, w->in, w->W, NULL, w->backward});
+            return iso_nomem(e, floats * sizeof(float));
+        iso_pack(&(iso_packed){out, in, frozen->W, NULL, w->backward});
     }
+    if (is_adapted && !m->folded[i])
+        w->W = NULL; /* panels only: nobody may read the frozen numbers by mistake */
     return ISO_OK;
 }
 

@@ -52,7 +52,7 @@ iso_err iso_adapter_create(iso_adapter **out, const iso_backbone *b, const iso_a
     const iso_adapter_kind *kind = iso_adapter_kind_find(o->kind);
     if (!kind)
         return iso_fail(e, ISO_ERR_USAGE, "adapter kind \"%.40s\" is not known", o->kind);
-    iso_adapter *a;
+    iso_adapter *a = NULL;
     iso_err err = start(&a, b, kind, e);
     if (err)
         return err;
@@ -75,7 +75,7 @@ iso_err iso_adapter_from_peft(iso_adapter **out, const iso_backbone *b, const is
             kind = iso_adapter_kinds[i];
     if (!kind)
         return iso_fail(e, ISO_ERR_DATA, "peft_type \"%.40s\" is not supported", p->peft_type);
-    iso_adapter *a;
+    iso_adapter *a = NULL;
     iso_err err = start(&a, b, kind, e);
     if (err)
         return err;
@@ -105,8 +105,8 @@ iso_err iso_adapter_open(iso_adapter **out, const iso_backbone *b, const char *f
 static iso_err as_output(const iso_adapter *a, iso_arena *arena, const char *base_model,
                          const iso_json *extra, iso_peft_output *o, iso_error *e)
 {
-    iso_lora_layer *layers;
-    size_t count;
+    iso_lora_layer *layers = NULL;
+    size_t count = 0;
     iso_err err = a->kind->to_layers(a, arena, &layers, &count, e);
     if (err)
         return err;
@@ -145,8 +145,8 @@ iso_err iso_adapter_write_bufs(const iso_adapter *a, const char *base_model, con
 iso_err iso_adapter_copy(iso_adapter **out, const iso_adapter *a, iso_error *e)
 {
     iso_arena arena = {0};
-    iso_lora_layer *layers;
-    size_t count;
+    iso_lora_layer *layers = NULL;
+    size_t count = 0;
     iso_err err = a->kind->to_layers(a, &arena, &layers, &count, e);
     if (!err) {
         iso_peft p = {.layers = layers,

@@ -31,8 +31,11 @@ typedef struct {
     /* Layers in order of module, for iso_peft_write; memory from `arena`. */
     iso_err (*to_layers)(const iso_adapter *a, iso_arena *arena, iso_lora_layer **layers,
                          size_t *count, iso_error *e) ISO_MUST_CHECK;
-    /* out (out, in) of the matrix = frozen + dW. */
-    void (*fold)(const iso_adapter *a, const float *params, size_t matrix, float *out);
+    /* The matrix with the adapter in it, W + dW, into the forms that `out` has: its panels, and W
+     * when that is not NULL. `out` held the frozen matrix or an earlier fold before: rows without
+     * an adapter are left alone. */
+    void (*fold)(const iso_adapter *a, const float *params, size_t matrix, const iso_packed *out,
+                 float *W);
     /* Adds the gradient of `params` to grad: see iso_grad_fn. scratch has scratch_floats(m). */
     void (*grad)(const iso_adapter *a, const float *params, float *grad, size_t matrix, size_t row,
                  size_t rows, size_t m, const float *x, size_t ldx, const float *dy, size_t ldy,

@@ -118,7 +118,7 @@ static iso_err create(iso_adapter *a, const iso_adapter_options *o, iso_error *e
     if (o->first_block >= b->shape.depth)
         return iso_fail(e, ISO_ERR_USAGE, "first block %zu; the backbone has %zu", o->first_block,
                         b->shape.depth);
-    lora *l;
+    lora *l = NULL;
     iso_err err = new_parts(a, &l, e);
     if (err)
         return err;
@@ -139,7 +139,7 @@ static iso_err create(iso_adapter *a, const iso_adapter_options *o, iso_error *e
 static iso_err from_peft(iso_adapter *a, const iso_peft *p, iso_error *e)
 {
     const iso_backbone *b = a->backbone;
-    lora *l;
+    lora *l = NULL;
     iso_err err = new_parts(a, &l, e);
     if (err)
         return err;
@@ -219,15 +219,14 @@ static iso_err to_layers(const iso_adapter *a, iso_arena *arena, iso_lora_layer 
     return ISO_OK;
 }
 
-static void fold(const iso_adapter *a, const float *params, size_t matrix, float *out)
+static void fold(const iso_adapter *a, const float *params, size_t matrix, const iso_packed *out,
+                 float *W)
 {
     const lora *l = a->own;
-    const iso_packed *w = &a->backbone->matrices[matrix];
-    memcpy(out, w->W, w->out * w->in * sizeof *out);
     for (size_t i = l->first[matrix]; i < l->first[matrix + 1]; i++) {
         const lora_part *p = &l->parts[i];
-        iso_gemm(true, false, p->module->out, w->in, p->rank, p->scale, params + p->b,
-                 p->module->out, params + p->a, w->in, 1.0F, out + p->module->row * w->in, w->in);
+        iso_packed_fold(out, W, &a->backbone->matrices[matrix], p->module->row, p->module->out,
+                        p->rank, p->scale, params + p->b, p->module->out, params + p->a);
     }
 }
 

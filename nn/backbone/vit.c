@@ -154,7 +154,7 @@ static iso_err get_new(const reader *r, const char *name, const size_t *dims, co
 static iso_err get_norm(const reader *r, const char *name, const iso_backbone_shape *s,
                         iso_norm *norm, iso_error *e)
 {
-    char full[128];
+    char full[160];
     size_t dims[] = {s->dim, 0};
     norm->dim = s->dim;
     norm->eps = (float)s->eps;

@@ -7,6 +7,7 @@
 #include <cblas.h>
 #include <limits.h>
 #include <stdatomic.h>
+#include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -189,6 +190,57 @@ void iso_pack(const iso_packed *p)
                     panel[o * ISO_PANEL + c] = 0.0F;
             }
         }
+}
+
+bool iso_packed_is_aligned(size_t row0)
+{
+    return row0 % ISO_PANEL == 0;
+}
+
+void iso_packed_fold(const iso_packed *out, float *out_W, const iso_packed *frozen, size_t row0,
+                     size_t rows, size_t r, float scale, const float *B, size_t ldb, const float *A)
+{
+    size_t in = out->in;
+    if (out_W) {
+        float *W = out_W + row0 * in;
+        memcpy(W, frozen->W + row0 * in, rows * in * sizeof *W);
+        iso_gemm(true, false, rows, in, r, scale, B, ldb, A, in, 1.0F, W, in);
+    }
+    /* Forward panels hold W': panel (in, 48) = A' B. */
+    for (size_t j = 0; out->forward && j < rows; j += ISO_PANEL) {
+        size_t at = (row0 + j) * in;
+        iso_product p = {.m = in,
+                         .n = rows - j < ISO_PANEL ? rows - j : ISO_PANEL,
+                         .k = r,
+                         .alpha = scale,
+                         .A = A,
+                         .rs = 1,
+                         .cs = in,
+                         .B = B + j,
+                         .ldb = ldb,
+                         .add = frozen->forward + at,
+                         .ld_add = ISO_PANEL,
+                         .C = out->forward + at,
+                         .ldc = ISO_PANEL};
+        iso_avx512_product(&p);
+    }
+    /* Backward panels hold W: panel (out, 48) = B' A. */
+    for (size_t j = 0; out->backward && j < in; j += ISO_PANEL) {
+        iso_product p = {.m = rows,
+                         .n = in - j < ISO_PANEL ? in - j : ISO_PANEL,
+                         .k = r,
+                         .alpha = scale,
+                         .A = B,
+                         .rs = 1,
+                         .cs = ldb,
+                         .B = A + j,
+                         .ldb = in,
+                         .add = frozen->W + row0 * in + j,
+                         .ld_add = in,
+                         .C = out->backward + j * out->out + row0 * ISO_PANEL,
+                         .ldc = ISO_PANEL};
+        iso_avx512_product(&p);
+    }
 }
 
 void iso_packed_forward(const iso_packed *p, size_t row0, size_t rows, const float *b, size_t m,

@@ -35,6 +35,15 @@ size_t iso_packed_backward_floats(size_t out, size_t in);
 /* Fills the panels that are there from W. */
 void iso_pack(const iso_packed *p);
 
+/* True when rows from row0 on can be read from, or updated in, panels. */
+bool iso_packed_is_aligned(size_t row0);
+/* Rows row0 .. row0+rows-1 of `out` become those of `frozen` + scale * B' A, with B (r, rows), rows
+ * ldb apart, and A (r, in): in each form that `out` has (panels; W when it is not NULL). frozen has
+ * W, and forward panels where `out` has them; row0 is aligned when there are panels. */
+void iso_packed_fold(const iso_packed *out, float *out_W, const iso_packed *frozen, size_t row0,
+                     size_t rows, size_t r, float scale, const float *B, size_t ldb,
+                     const float *A);
+
 /* y (m, rows) = x (m, in) W[row0 .. row0+rows-1]' + b + add. b (rows) and add (m, rows) may be
  * NULL; add may be y itself. Rows of x, add and y lie ldx, ld_add, ldy apart. */
 void iso_packed_forward(const iso_packed *p, size_t row0, size_t rows, const float *b, size_t m,
