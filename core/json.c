@@ -59,7 +59,9 @@ iso_err iso_json_parse(const void *text, size_t size, const char *what, iso_json
     *out = json_loadb(size ? text : "", size, JSON_REJECT_DUPLICATES, &why);
     if (*out)
         return ISO_OK;
-    if (json_error_code(&why) == json_error_out_of_memory)
+    /* jansson finds words for everything but a refused allocation between tokens. Inside of one it
+     * reports bad syntax, or drops a character unseen (2.14, lex_save): nothing to be done here. */
+    if (!why.text[0])
         return iso_nomem(e, size);
     return iso_fail(e, ISO_ERR_DATA, "%s:%d: %s", what, why.line, why.text);
 }
@@ -268,10 +270,11 @@ iso_json *iso_json_array(void)
 
 iso_json *iso_json_string(const char *s)
 {
-    json_t *j = json_string(s);
-    if (j || !s)
-        return j;
-    /* Not UTF-8 (or exhausted): each bad byte becomes U+FFFD, three bytes. */
+    if (!s)
+        return NULL;
+    if (iso_utf8_is_valid(s, strlen(s)))
+        return json_string(s);
+    /* Each bad byte becomes U+FFFD, three bytes. */
     char *text = iso_calloc(strlen(s) + 1, 3);
     if (!text)
         return NULL;
@@ -283,7 +286,7 @@ iso_json *iso_json_string(const char *s)
         s += step;
         left -= step;
     }
-    j = json_stringn(text, used);
+    json_t *j = json_stringn(text, used);
     free(text);
     return j;
 }
