@@ -116,7 +116,7 @@ static iso_err make_minisign(const options *o, const char *passphrase, result *r
         if (o->kind == KIND_RELEASE) {
             uint64_t id = iso_get_u64(key.public_part.key_id);
             snprintf(r->name, sizeof r->name, "key_id");
-            snprintf(r->id, sizeof r->id, "%016llX", (unsigned long long)id);
+            snprintf(r->id, sizeof r->id, "%llX", (unsigned long long)id);
         } else {
             snprintf(r->name, sizeof r->name, "fingerprint");
             iso_minisign_fingerprint(&key.public_part, fingerprint);

@@ -12,6 +12,7 @@
 
 enum {
     PUBLIC_BYTES = 2 + 8 + 32,
+    PUBLIC_TEXT = 160,
     SIGNATURE_BYTES = 2 + 8 + 64,
     SALT_BYTES = 32,
     /* algorithm 2, kdf 2, checksum 2, salt 32, ops 8, memory 8, then what scrypt hides: */
@@ -58,10 +59,10 @@ void iso_minisign_free(iso_minisign_key *k)
     memset(k, 0, sizeof *k);
 }
 
-/* The key id as minisign prints it: a little-endian number in upper-case hex. */
+/* The key id as minisign prints it: a little-endian number in upper-case hex, not padded. */
 static void id_text(const uint8_t id[8], char out[17])
 {
-    snprintf(out, 17, "%016llX", (unsigned long long)iso_get_u64(id));
+    snprintf(out, 17, "%llX", (unsigned long long)iso_get_u64(id));
 }
 
 /* ---- lines ---- */
@@ -97,7 +98,8 @@ static bool starts_with(const text_line *l, const char *prefix)
 
 /* ---- public key ---- */
 
-iso_err iso_minisign_public_format(const iso_minisign_public *p, iso_buf *out, iso_error *e)
+/* The file's two lines, to the byte as `minisign -G` writes them. */
+static size_t public_text(const iso_minisign_public *p, char out[PUBLIC_TEXT])
 {
     uint8_t bytes[PUBLIC_BYTES];
     char text[PUBLIC_BYTES * 2], id[17];
@@ -106,7 +108,22 @@ iso_err iso_minisign_public_format(const iso_minisign_public *p, iso_buf *out, i
     memcpy(bytes + 10, p->public_key, 32);
     iso_base64_encode(bytes, sizeof bytes, text);
     id_text(p->key_id, id);
-    return iso_buf_printf(out, e, "%sminisign public key %s\n%s\n", untrusted, id, text);
+    return (size_t)snprintf(out, PUBLIC_TEXT, "%sminisign public key %s\n%s\n", untrusted, id,
+                            text);
+}
+
+iso_err iso_minisign_public_format(const iso_minisign_public *p, iso_buf *out, iso_error *e)
+{
+    char text[PUBLIC_TEXT];
+    size_t n = public_text(p, text);
+    return iso_buf_append(out, text, n, e);
+}
+
+void iso_minisign_fingerprint(const iso_minisign_public *p, uint8_t out[ISO_FINGERPRINT_BYTES])
+{
+    char text[PUBLIC_TEXT];
+    iso_digest d = iso_digest_of(text, public_text(p, text));
+    memcpy(out, d.b, ISO_FINGERPRINT_BYTES);
 }
 
 iso_err iso_minisign_public_parse(const void *text, size_t size, const char *what,
@@ -406,15 +423,4 @@ iso_err iso_minisign_signer(const void *signature_text, size_t signature_bytes, 
     if (!err)
         memcpy(key_id, s.line + 2, 8);
     return err;
-}
-
-void iso_minisign_fingerprint(const iso_minisign_public *p, uint8_t out[ISO_FINGERPRINT_BYTES])
-{
-    iso_hasher h;
-    iso_hasher_init(&h);
-    iso_hasher_add(&h, "isofed-root-1", 13);
-    iso_hasher_add(&h, p->key_id, 8);
-    iso_hasher_add(&h, p->public_key, 32);
-    iso_digest d = iso_hasher_end(&h);
-    memcpy(out, d.b, ISO_FINGERPRINT_BYTES);
 }

@@ -62,8 +62,9 @@ iso_err iso_minisign_verify(const iso_minisign_public *p, const void *data, size
 iso_err iso_minisign_signer(const void *signature_text, size_t signature_bytes, const char *what,
                             uint8_t key_id[8], iso_error *e) ISO_MUST_CHECK;
 
-/* First 20 bytes of BLAKE2b-256("isofed-root-1" + key_id + public_key): root fingerprint of the
- * enrolment line. */
+/* Root fingerprint of the enrolment line: first 20 bytes of BLAKE2b-256 of the file root.pub as
+ * iso_minisign_public_format() (and `minisign -G`) writes it, so `b2sum -l 256 root.pub` shows it
+ * too. */
 void iso_minisign_fingerprint(const iso_minisign_public *p, uint8_t out[ISO_FINGERPRINT_BYTES]);
 
 #endif
