@@ -4,7 +4,8 @@
 #ifndef ISO_CORE_SIMD_H
 #define ISO_CORE_SIMD_H
 
-#if defined(__x86_64__) && defined(ISO_RUNTIME_DISPATCH)
+/* Not with clang: up to 15 it gives the resolver a name that other files do not find. */
+#if defined(__x86_64__) && defined(ISO_RUNTIME_DISPATCH) && !defined(__clang__)
 #define ISO_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define ISO_CLONES

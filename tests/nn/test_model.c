@@ -295,7 +295,7 @@ static void peft_folder_there_and_back(void **state)
                                                                   .use_rslora = rows[i].rslora,
                                                                   .targets = rows[i].targets,
                                                                   .target_count = rows[i].count});
-        iso_adapter *back, *copy;
+        iso_adapter *back = NULL, *copy = NULL;
         if (iso_adapter_write(a, folder, "base", NULL, &e) ||
             iso_adapter_open(&back, b, folder, &e) || iso_adapter_copy(&copy, a, &e))
             fail_msg("%s", e.text);
