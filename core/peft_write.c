@@ -20,7 +20,8 @@ typedef struct {
 static double alpha_of(const iso_lora_layer *layer, bool use_rslora)
 {
     double r = (double)layer->rank, alpha = layer->scale * (use_rslora ? sqrt(r) : r);
-    double near[] = {round(alpha), alpha, nextafter(alpha, INFINITY), nextafter(alpha, -INFINITY)};
+    double near[] = {round(alpha), alpha, nextafter(alpha, (double)INFINITY),
+                     nextafter(alpha, -(double)INFINITY)};
     for (size_t i = 0; i < sizeof near / sizeof *near; i++)
         if (iso_peft_scale(near[i], layer->rank, use_rslora) == layer->scale)
             return near[i];

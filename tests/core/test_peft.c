@@ -349,7 +349,7 @@ static void what_cannot_be_read_is_not_written(void **state)
     static const struct {
         size_t rank, count;
         double scale;
-    } rows[] = {{0, 1, 1}, {5000, 1, 1}, {1, 1, NAN}, {1, 1, 1e9}, {1, 0, 1}, {1, 2, 1}};
+    } rows[] = {{0, 1, 1}, {5000, 1, 1}, {1, 1, (double)NAN}, {1, 1, 1e9}, {1, 0, 1}, {1, 2, 1}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         iso_lora_layer layers[2];
         for (int k = 0; k < 2; k++)
