@@ -137,7 +137,7 @@ static const char *check_offer(iso_agent *a, const agent_offer *o)
         return "its signed head does not verify";
     agent_commit(a);
     if (a->has_conflict)
-        return "the coordinator's history does not hold the head seen here (accept-epoch)";
+        return "the coordinator's history is not the one seen here";
     if (head.release != o->number || !iso_digest_equal(&head.manifest, &o->manifest))
         return "the signed head names another release";
     if (is_clock_credible(a) && o->valid_until_ms && o->valid_until_ms < a->wall)
@@ -153,14 +153,21 @@ static const char *check_offer(iso_agent *a, const agent_offer *o)
 static void take_up(iso_agent *a)
 {
     agent_offer *o = &a->offer;
-    const agent_release *known = agent_find_release(a, o->number);
+    agent_release *known = agent_find_release(a, o->number);
     if (known) { /* tried, installed or rejected before: said again, not done again */
         o->is_there = false;
+        known->is_verdict_sent = false;
         if (!iso_digest_equal(&known->manifest, &o->manifest))
             refuse(a, o->number, "the number was seen with another content");
+        else
+            agent_verdicts_send(a);
         return;
     }
     const char *why = check_offer(a, o);
+    if (a->has_conflict) { /* S108: nothing is refused for good, the site's operator decides */
+        o->retry_ms = a->mono + RETRY_MS;
+        return;
+    }
     if (why) {
         refuse(a, o->number, why);
         return;

@@ -127,7 +127,7 @@ static uint64_t now_ms(void)
 static void on_progress(void *ctx, const iso_trainer_event *ev)
 {
     iso_client_trainer *t = ctx;
-    iso_crash_point("F16"); /* a long job, killed between two steps */
+    iso_crash_point("T1"); /* killed between two steps of training (U32) */
     uint64_t now = now_ms();
     if (now - t->told_ms < PROGRESS_MS)
         return;
