@@ -1,0 +1,350 @@
+/* isofed merge: adapters or whole tensors into one, by a method (specs/users.md L and N4). */
+#include "cli/command.h"
+#include "cli/merge_inputs.h"
+#include "cli/merge_report.h"
+#include "cli/table.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const char *method, *out, *alpha, *common_fraction, *beta, *base, *dtype;
+    iso_arg_list set, weights;
+    int convention, compat;
+    int64_t rank, threads;
+    double energy;
+    bool list, allow_missing, any_base, transposed, dry_run, json, quiet;
+} options;
+
+static const char *const conventions[] = {"auto", "dense", "rank", NULL};
+static const char *const compats[] = {"default", "reference", NULL};
+
+#define AT(field) offsetof(options, field)
+static const iso_arg_row rows[] = {
+    {"method", 'm', ISO_ARG_STRING, AT(method), "NAME", "how to merge; --list shows them", 0, 0,
+     NULL},
+    {"list", 0, ISO_ARG_FLAG, AT(list), NULL,
+     "the methods with parameters, defaults, needs and source", 0, 0, NULL},
+    {"out", 'o', ISO_ARG_STRING, AT(out), "OUT",
+     "PEFT folder, or .safetensors file for whole tensors", 0, 0, NULL},
+    {"alpha", 0, ISO_ARG_STRING, AT(alpha), "X", "scale of the merged update", 0, 0, NULL},
+    {"common-fraction", 0, ISO_ARG_STRING, AT(common_fraction), "X",
+     "Iso-CTS: share of common directions", 0, 0, NULL},
+    {"beta", 0, ISO_ARG_STRING, AT(beta), "X", "Iso-C: how far the spectrum is flattened", 0, 0,
+     NULL},
+    {"set", 0, ISO_ARG_LIST, AT(set), "NAME=X", "any parameter of the method", 0, 0, NULL},
+    {"convention", 0, ISO_ARG_ENUM, AT(convention), "WORD", "what the mean singular value is over",
+     0, 0, conventions},
+    {"weights", 'w', ISO_ARG_LIST, AT(weights), "X,X,...", "one weight an input", 0, 0, NULL},
+    {"rank", 'r', ISO_ARG_INT, AT(rank), "N", "rank of every merged layer at most N; 0: no cap", 0,
+     65536, NULL},
+    {"energy", 0, ISO_ARG_DOUBLE, AT(energy), "X", "least rank that keeps this share; 0: all", 0, 1,
+     NULL},
+    {"base", 0, ISO_ARG_STRING, AT(base), "FILE",
+     "inputs are whole weights of this base; the result too", 0, 0, NULL},
+    {"dtype", 0, ISO_ARG_STRING, AT(dtype), "TYPE", "F64, F32, F16, BF16 for whole tensors", 0, 0,
+     NULL},
+    {"compat", 0, ISO_ARG_ENUM, AT(compat), "WORD", "which tensors are averaged", 0, 0, compats},
+    {"transposed", 0, ISO_ARG_FLAG, AT(transposed), NULL, "whole weights are stored (in, out)", 0,
+     0, NULL},
+    {"allow-missing", 0, ISO_ARG_FLAG, AT(allow_missing), NULL,
+     "merge layers that one input alone has", 0, 0, NULL},
+    {"any-base", 0, ISO_ARG_FLAG, AT(any_base), NULL, "merge adapters that name different bases", 0,
+     0, NULL},
+    {"threads", 0, ISO_ARG_INT, AT(threads), "N", "0: all processors", 0, 4096, NULL},
+    {"dry-run", 0, ISO_ARG_FLAG, AT(dry_run), NULL,
+     "check everything, print the plan, write nothing", 0, 0, NULL},
+    {"json", 0, ISO_ARG_FLAG, AT(json), NULL, "everything that was decided, as JSON", 0, 0, NULL},
+    {"quiet", 'q', ISO_ARG_FLAG, AT(quiet), NULL, "only errors", 0, 0, NULL},
+    {0},
+};
+
+static const iso_arg_spec spec = {
+    .usage = "isofed merge [options] INPUT... -o OUT",
+    .summary = "Merge PEFT folders, or safetensors of whole tensors, into one.",
+    .example = "isofed merge adapters/weld adapters/paint --method iso_cts --rank 32 -o merged",
+    .rows = rows,
+    .max_words = 256,
+};
+
+static iso_err read_number(const char *what, const char *text, double *out, iso_error *e)
+{
+    char *end;
+    *out = strtod(text, &end);
+    if (end == text || *end || !isfinite(*out))
+        return iso_fail(e, ISO_ERR_USAGE, "--%s is \"%.40s\"; it takes a number", what, text);
+    return ISO_OK;
+}
+
+static iso_err set_parameters(const options *c, iso_merge_options *o, iso_error *e)
+{
+    const struct {
+        const char *option, *param, *text;
+    } named[] = {{"alpha", "alpha", c->alpha},
+                 {"common-fraction", "common_fraction", c->common_fraction},
+                 {"beta", "beta", c->beta}};
+    double value;
+    iso_err err = ISO_OK;
+    for (size_t i = 0; i < 3 && !err; i++) {
+        if (!named[i].text)
+            continue;
+        err = read_number(named[i].option, named[i].text, &value, e);
+        if (!err)
+            err = iso_method_set(o->method, &o->args, named[i].param, value, e);
+    }
+    for (size_t i = 0; i < c->set.count && !err; i++) {
+        char name[64];
+        const char *equals = strchr(c->set.items[i], '=');
+        if (!equals || (size_t)(equals - c->set.items[i]) >= sizeof name)
+            return iso_fail(e, ISO_ERR_USAGE, "--set %.60s: write NAME=NUMBER", c->set.items[i]);
+        snprintf(name, sizeof name, "%.*s", (int)(equals - c->set.items[i]), c->set.items[i]);
+        err = read_number("set", equals + 1, &value, e);
+        if (!err)
+            err = iso_method_set(o->method, &o->args, name, value, e);
+    }
+    return err;
+}
+
+static iso_err set_weights(const options *c, size_t T, double *weights, iso_merge_options *o,
+                           iso_error *e)
+{
+    if (c->weights.count == 0)
+        return ISO_OK;
+    if (c->weights.count != T)
+        return iso_fail(e, ISO_ERR_USAGE, "%zu weights for %zu inputs", c->weights.count, T);
+    for (size_t t = 0; t < T; t++) {
+        iso_err err = read_number("weights", c->weights.items[t], &weights[t], e);
+        if (err)
+            return err;
+    }
+    o->weights = weights;
+    return ISO_OK;
+}
+
+static iso_err read_dtype(const options *c, iso_dtype *out, iso_error *e)
+{
+    *out = ISO_DTYPE_COUNT;
+    if (!c->dtype)
+        return ISO_OK;
+    if (!iso_dtype_parse(c->dtype, out) ||
+        (*out != ISO_F64 && *out != ISO_F32 && *out != ISO_F16 && *out != ISO_BF16))
+        return iso_fail(e, ISO_ERR_USAGE, "--dtype is \"%.20s\"; it takes F64, F32, F16 or BF16",
+                        c->dtype);
+    return ISO_OK;
+}
+
+static void on_progress(void *ctx, size_t done, size_t total)
+{
+    (void)total;
+    iso_progress_update(ctx, (double)done, NULL);
+}
+
+/* ---- writing ---- */
+static void set_digest(iso_json *result, const iso_digest *d)
+{
+    char hex[ISO_DIGEST_HEX];
+    iso_hex(hex, d->b, ISO_DIGEST_BYTES);
+    iso_json_set(result, "digest", iso_json_string(hex));
+}
+
+static iso_err write_lora(const char *out, const iso_merge_inputs *in, const iso_merged_lora *m,
+                          const iso_json *recipe, iso_json *result, iso_error *e)
+{
+    iso_peft_output o = {.layers = m->layers,
+                         .count = m->count,
+                         .base_model =
+                             *in->adapters[0].base_model ? in->adapters[0].base_model : NULL,
+                         .extra = recipe};
+    iso_safetensors st = {0};
+    char *path = iso_path_join(out, "adapter_model.safetensors");
+    if (!path)
+        return iso_nomem(e, strlen(out));
+    iso_err err = iso_peft_write(out, &o, e);
+    if (!err)
+        err = iso_safetensors_open(&st, path, e);
+    if (!err) {
+        iso_digest d = iso_tensor_list_digest(st.items, st.count);
+        set_digest(result, &d);
+    }
+    iso_safetensors_close(&st);
+    free(path);
+    return err;
+}
+
+static iso_err write_dense(const char *out, const iso_merged_dense *m, const iso_json *recipe,
+                           iso_json *result, iso_error *e)
+{
+    iso_buf text = {0};
+    iso_err err = iso_json_dump(recipe, ISO_JSON_COMPACT, &text, e);
+    if (!err) {
+        const char *const meta[] = {"format", "pt", "isofed", (const char *)text.data};
+        err = iso_safetensors_write(out, m->tensors, m->count, meta, 2, e);
+    }
+    if (!err) {
+        iso_digest d = iso_tensor_list_digest(m->tensors, m->count);
+        set_digest(result, &d);
+    }
+    iso_buf_free(&text);
+    return err;
+}
+
+/* ---- what is worth knowing, on stderr ---- */
+static void print_warnings(const iso_merge_match *match, const iso_merge_summary *s,
+                           const iso_layer_report *reports, bool is_lora)
+{
+    const char *unit = is_lora ? "layers" : "tensors";
+    if (match->lines.size)
+        fprintf(stderr, "%s", (const char *)match->lines.data);
+    if (s->zero == s->layers)
+        fprintf(stderr,
+                "isofed merge: warning: the merged update is zero in %zu of %zu %s; the result "
+                "equals the base\n",
+                s->zero, s->layers, unit);
+    else if (s->zero)
+        fprintf(stderr, "isofed merge: warning: the merged update is zero in %zu of %zu %s\n",
+                s->zero, s->layers, unit);
+    for (size_t i = 0; i < s->layers && s->near_equal; i++) {
+        double least = reports[i].decisions.smallest;
+        if (!(least > 0.0 && least < ISO_NEAR_EQUAL))
+            continue;
+        fprintf(stderr,
+                "isofed merge: warning: two inputs are nearly equal in %zu of %zu %s, first %s "
+                "(%.1e apart); "
+                "digits are lost there\n",
+                s->near_equal, s->layers, unit, reports[i].name, least);
+        break;
+    }
+}
+
+typedef struct {
+    const options *c;
+    iso_merge_inputs in;
+    iso_merge_match match;
+    iso_merge_options o;
+    double weights[256];
+    iso_dtype dtype;
+    iso_merged_lora lora;
+    iso_merged_dense dense;
+    iso_json *recipe, *result;
+} job;
+
+static iso_err check_match(const job *j, iso_error *e)
+{
+    const iso_merge_match *m = &j->match;
+    if (m->unmatched == 0 || j->c->allow_missing || j->in.count == 1)
+        return ISO_OK;
+    return iso_fail(e, ISO_ERR_NO,
+                    "%zu of %zu %s match; unmatched: %.120s%s; rename them or pass --allow-missing",
+                    m->total - m->unmatched, m->total, j->in.is_lora ? "target layers" : "tensors",
+                    (const char *)m->unmatched_names.data,
+                    m->unmatched > 6 || m->unmatched_names.size > 120 ? " ..." : "");
+}
+
+static iso_err prepare(job *j, const iso_arg_list *words, iso_error *e)
+{
+    const options *c = j->c;
+    const iso_method *method = NULL;
+    iso_err err = iso_method_need(c->method, &method, e);
+    if (err)
+        return err;
+    if (words->count == 0)
+        return iso_fail(e, ISO_ERR_USAGE, "no inputs; usage: %s", spec.usage);
+    if (!c->out && !c->dry_run)
+        return iso_fail(e, ISO_ERR_USAGE, "no output; say -o OUT, or --dry-run");
+    j->o = iso_merge_defaults(method);
+    j->o.args.convention = (iso_convention)c->convention;
+    j->o.rank_cap = (size_t)c->rank;
+    j->o.energy = c->energy;
+    j->o.is_reference = c->compat == 1;
+    j->o.is_transposed = c->transposed;
+    j->o.stop = &iso_cli_interrupted;
+    if ((err = set_parameters(c, &j->o, e)) ||
+        (err = set_weights(c, words->count, j->weights, &j->o, e)) ||
+        (err = read_dtype(c, &j->dtype, e)) || (err = iso_merge_check(&j->o, words->count, e)) ||
+        (err = iso_merge_inputs_open(&j->in, words, c->base, c->any_base, e)))
+        return err;
+    if (!j->in.is_lora && (c->rank || c->energy > 0.0))
+        return iso_fail(e, ISO_ERR_USAGE,
+                        "--rank and --energy are for adapters, not whole tensors");
+    if ((err = iso_merge_inputs_match(&j->in, &j->match, e)) || (err = check_match(j, e)))
+        return err;
+    j->recipe = iso_merge_recipe(&j->in, &j->o);
+    return ISO_OK;
+}
+
+static iso_err merge_and_write(job *j, iso_error *e)
+{
+    bool is_lora = j->in.is_lora;
+    iso_progress progress;
+    iso_progress_start(&progress, "merging", is_lora ? "layers" : "tensors", (double)j->match.total,
+                       j->c->quiet || j->c->json);
+    j->o.progress = on_progress;
+    j->o.progress_ctx = &progress;
+    iso_err err =
+        is_lora ? iso_merge_lora(j->in.lora, j->in.count, &j->o, &j->lora, e)
+                : iso_merge_dense(j->in.dense, j->in.count, j->in.base.tensors ? &j->in.base : NULL,
+                                  j->dtype, &j->o, &j->dense, e);
+    iso_progress_end(&progress, (double)j->match.total);
+    if (err)
+        return err;
+    const iso_layer_report *reports = is_lora ? j->lora.reports : j->dense.reports;
+    const iso_merge_summary *s = is_lora ? &j->lora.summary : &j->dense.summary;
+    j->result = iso_merge_result(reports, s->layers, j->in.count, s, is_lora);
+    iso_json_set(j->result, "recipe", iso_json_copy(j->recipe));
+    iso_json_set(j->result, "out", iso_json_string(j->c->out));
+    err = is_lora ? write_lora(j->c->out, &j->in, &j->lora, j->recipe, j->result, e)
+                  : write_dense(j->c->out, &j->dense, j->recipe, j->result, e);
+    if (err)
+        return err;
+    if (!j->c->quiet)
+        print_warnings(&j->match, s, reports, is_lora);
+    if (j->c->json)
+        iso_json_print(j->result);
+    else if (!j->c->quiet)
+        iso_merge_print_result(&j->o, j->result, s, reports, j->in.count, is_lora);
+    return ISO_OK;
+}
+
+static int run(int argc, char **argv)
+{
+    options c = {.method = "iso_cts"};
+    iso_arg_list words = {0};
+    bool is_done = false;
+    iso_error e = {0};
+    iso_err err = iso_args_parse(&spec, argc, argv, &c, &words, &is_done, &e);
+    if (err)
+        return iso_cli_fail("merge", err, &e);
+    if (is_done)
+        return 0;
+    if (c.list) {
+        iso_merge_print_methods(c.json);
+        return 0;
+    }
+    iso_set_threads((int)c.threads);
+    static job j; /* hundreds of weights: not for the stack */
+    j = (job){.c = &c};
+    err = prepare(&j, &words, &e);
+    if (!err && c.dry_run) {
+        iso_json *plan = iso_merge_plan(&j.in, &j.o, j.match.total);
+        if (c.json)
+            iso_json_print(plan);
+        else
+            iso_merge_print_plan(plan);
+        iso_json_free(plan);
+    } else if (!err) {
+        err = merge_and_write(&j, &e);
+    }
+    iso_json_free(j.recipe);
+    iso_json_free(j.result);
+    iso_merged_lora_free(&j.lora);
+    iso_merged_dense_free(&j.dense);
+    iso_merge_match_free(&j.match);
+    iso_merge_inputs_close(&j.in);
+    return err ? iso_cli_fail("merge", err, &e) : 0;
+}
+
+const iso_command iso_cmd_merge = {"merge", "merge adapters or whole tensors by a method", run};
