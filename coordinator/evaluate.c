@@ -1,8 +1,9 @@
 /* Evaluation of candidates by the sites: questions, answers, means (FED "Evaluation", C9).
  *
- * A question is (candidate, task, metric); every site that owns the task and was connected when the
- * round came here answers it on its own images and sends a number. Which sites are asked stands in
- * the round's record, so that a restart waits for the same ones (I8). */
+ * A question is (candidate, task, metric); every site that owns the task answers it on its own
+ * images and sends a number: those that sent an update in this round, and whoever else is
+ * connected. Which sites are asked stands in the round's record, so that a restart waits for the
+ * same ones (I8). */
 #include "coordinator/inner.h"
 #include "crypto/request.h"
 
@@ -118,6 +119,15 @@ void iso_c_evaluate_ask(iso_coord *c, iso_c_round *r, iso_c_site *s, bool is_aga
     }
 }
 
+/* Through its invitations, which stand together: not one pass over the updates for each site. */
+static bool has_contributed(const iso_c_round *r, const iso_c_site *s)
+{
+    for (size_t i = s->invite_at; i < s->invite_at + s->invite_count && i < r->invite_count; i++)
+        if (r->invites[i].site == s && r->invites[i].update)
+            return true;
+    return false;
+}
+
 void iso_c_evaluate_begin(iso_coord *c, iso_c_round *r)
 {
     r->state = ROUND_EVALUATING;
@@ -132,12 +142,15 @@ void iso_c_evaluate_begin(iso_coord *c, iso_c_round *r)
         c->is_out_of_memory = true;
         return;
     }
-    for (size_t i = 0; i < c->site_count; i++)
-        if ((c->sites[i]->tasks & r->eval_tasks) && is_online(c->sites[i])) {
-            c->sites[i]->evaluator_at = r->evaluator_count;
-            if (!iso_c_evaluator_add(c, r, c->sites[i]))
-                return;
-        }
+    for (size_t i = 0; i < c->site_count; i++) {
+        iso_c_site *s = c->sites[i];
+        bool is_asked = s->state == ISO_SITE_ACTIVE && (is_online(s) || has_contributed(r, s));
+        if (!(s->tasks & r->eval_tasks) || !is_asked)
+            continue;
+        s->evaluator_at = r->evaluator_count;
+        if (!iso_c_evaluator_add(c, r, s))
+            return;
+    }
     iso_c_save_round(c, r, ISO_OP_PUT);
     iso_c_log(c, ISO_LOG_INFO, "evaluating", "round=%llu candidates=%zu sites=%zu answers=%llu",
               (unsigned long long)r->number, r->candidate_count, r->evaluator_count,
@@ -146,18 +159,9 @@ void iso_c_evaluate_begin(iso_coord *c, iso_c_round *r)
         iso_c_evaluate_ask(c, r, r->evaluators[i].site, false);
 }
 
-/* A task nobody of whom was there gets the first of its sites that comes. */
-static bool is_needed(const iso_c_round *r, const iso_c_site *s)
-{
-    uint64_t covered = 0;
-    for (size_t i = 0; i < r->evaluator_count; i++)
-        covered |= r->evaluators[i].site->tasks;
-    return (s->tasks & r->eval_tasks & ~covered) != 0;
-}
-
 void iso_c_evaluate_joined(iso_coord *c, iso_c_round *r, iso_c_site *s)
 {
-    if (!evaluator_of(r, s) && is_needed(r, s)) {
+    if (!evaluator_of(r, s) && (s->tasks & r->eval_tasks)) {
         s->evaluator_at = r->evaluator_count;
         if (!iso_c_evaluator_add(c, r, s))
             return;
@@ -251,5 +255,5 @@ double iso_c_mean_score(const iso_c_round *r, int candidate, int task, int metri
             *samples += a->samples;
         }
     }
-    return *samples ? sum / (double)*samples : NAN;
+    return *samples ? sum / (double)*samples : (double)NAN;
 }

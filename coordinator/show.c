@@ -123,7 +123,7 @@ iso_json *iso_c_show_task(iso_coord *c, int task)
     set_int(o, "adapter_rank", s->rank);
     set_int(o, "updates", s->updates);
     set_int(o, "samples", s->samples);
-    set_real(o, "score", s->adapter_round ? s->own[0] : NAN);
+    set_real(o, "score", s->adapter_round ? s->own[0] : (double)NAN);
     for (int k = 0; k < METRICS; k++)
         if (!isnan(s->baseline[k]))
             set_real(o, iso_c_metric_names[k], s->baseline[k]);
