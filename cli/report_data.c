@@ -40,11 +40,10 @@ static void add_tasks(report_data *d, const iso_json *list)
     for (size_t i = 0; i < iso_json_count(list) && d->task_count < REPORT_TASKS_MAX; i++) {
         const iso_json *row = iso_json_at(list, i);
         report_task *t = &d->tasks[d->task_count++];
-        *t = (report_task){.probe = NAN, .own = NAN, .probe_val = NAN, .own_val = NAN};
+        *t = (report_task){.first_wave = SIZE_MAX};
         copy_name(t->name, row, "name");
         t->classes = iso_json_count(iso_json_key(row, "classes"));
         t->chance = t->classes ? 1.0 / (double)t->classes : (double)NAN;
-        t->first_wave = SIZE_MAX;
     }
 }
 
@@ -68,7 +67,8 @@ static double mean_of(const mean *m)
 }
 
 typedef struct {
-    mean probe[2], own[2]; /* val, test */
+    mean probe[2], own[2];           /* val, test; heads refitted */
+    mean probe_head[2], own_head[2]; /* with the task's head */
 } site_means;
 
 /* Pairs in a client's status: {"probe": {"val": 0.71, "test": 0.69}, ...}. */
@@ -101,7 +101,9 @@ static iso_err add_site(report_data *d, const char *dir, site_means *means, iso_
         if (t < 0)
             continue;
         add_pair(means[t].probe, row, "probe");
-        add_pair(means[t].own, row, "own");
+        add_pair(means[t].own, row, "own_refit");
+        add_pair(means[t].probe_head, row, "probe_head");
+        add_pair(means[t].own_head, row, "own");
     }
     iso_json_free(reply);
     return ISO_OK;
@@ -116,7 +118,8 @@ static void take_means(report_data *d, const site_means *means)
     for (size_t t = 0; t < d->task_count; t++) {
         d->tasks[t].probe = mean_of(&means[t].probe[split]);
         d->tasks[t].own = mean_of(&means[t].own[split]);
-        d->tasks[t].probe_val = mean_of(&means[t].probe[0]);
+        d->tasks[t].probe_delivered = mean_of(&means[t].probe_head[split]);
+        d->tasks[t].own_delivered = mean_of(&means[t].own_head[split]);
         d->tasks[t].own_val = mean_of(&means[t].own[0]);
     }
 }
@@ -277,32 +280,32 @@ static void forget(report_data *d)
     d->backward_transfer = n ? moved / (double)n : (double)NAN;
 }
 
-static double mean_normalised(const report_data *d, const double *scores, bool on_val)
+/* Which of a task's references a score is compared with. */
+typedef enum { REFITTED, DELIVERED, VALIDATION } against;
+
+static double own_of(const report_task *t, against a)
 {
-    double sum = 0;
-    size_t n = 0;
-    for (size_t t = 0; t < d->task_count; t++) {
-        double v = iso_normalised(scores[t], on_val ? d->tasks[t].own_val : d->tasks[t].own);
-        if (!isnan(v)) {
-            sum += v;
-            n++;
-        }
-    }
-    return n ? sum / (double)n : (double)NAN;
+    return a == VALIDATION ? t->own_val : a == DELIVERED ? t->own_delivered : t->own;
 }
 
-static double mean_gain(const report_data *d, const double *scores, size_t *tasks)
+static double mean_normalised(const report_data *d, const double *scores, against a)
 {
-    double sum = 0;
-    *tasks = 0;
+    mean m = {0};
+    for (size_t t = 0; t < d->task_count; t++)
+        mean_add(&m, iso_normalised(scores[t], own_of(&d->tasks[t], a)), 1);
+    return mean_of(&m);
+}
+
+static double mean_gain(const report_data *d, const double *scores, against a, size_t *tasks)
+{
+    mean m = {0};
     for (size_t t = 0; t < d->task_count; t++) {
-        double v = iso_gain_kept(scores[t], d->tasks[t].probe, d->tasks[t].own);
-        if (!isnan(v)) {
-            sum += v;
-            ++*tasks;
-        }
+        const report_task *x = &d->tasks[t];
+        double probe = a == DELIVERED ? x->probe_delivered : x->probe;
+        mean_add(&m, iso_gain_kept(scores[t], probe, own_of(x, a)), 1);
     }
-    return *tasks ? sum / (double)*tasks : (double)NAN;
+    *tasks = (size_t)m.weight;
+    return mean_of(&m);
 }
 
 /* Each method stands at the alpha with the best mean normalised validation score, ties to the
@@ -318,7 +321,7 @@ static void choose_methods(report_data *d)
         size_t m = 0;
         while (m < d->method_count && strcmp(d->methods[m].name, x->method) != 0)
             m++;
-        double score = mean_normalised(d, x->refit_val, true);
+        double score = mean_normalised(d, x->refit_val, VALIDATION);
         if (m == d->method_count) {
             if (m == REPORT_METHODS_MAX)
                 continue;
@@ -335,10 +338,10 @@ static void choose_methods(report_data *d)
     for (size_t m = 0; m < d->method_count; m++) {
         report_method *x = &d->methods[m];
         size_t ignored;
-        x->normalised = mean_normalised(d, x->best->refit, false);
-        x->normalised_delivered = mean_normalised(d, x->best->delivered, false);
-        x->gain_kept = mean_gain(d, x->best->refit, &x->gain_tasks);
-        x->gain_kept_delivered = mean_gain(d, x->best->delivered, &ignored);
+        x->normalised = mean_normalised(d, x->best->refit, REFITTED);
+        x->normalised_delivered = mean_normalised(d, x->best->delivered, DELIVERED);
+        x->gain_kept = mean_gain(d, x->best->refit, REFITTED, &x->gain_tasks);
+        x->gain_kept_delivered = mean_gain(d, x->best->delivered, DELIVERED, &ignored);
     }
 }
 
@@ -395,6 +398,8 @@ iso_json *report_summary(const report_data *d, double seconds)
         iso_json_set(row, "chance", iso_json_real(d->tasks[t].chance));
         iso_json_set(row, "probe", iso_json_real(d->tasks[t].probe));
         iso_json_set(row, "own", iso_json_real(d->tasks[t].own));
+        iso_json_set(row, "probe_delivered", iso_json_real(d->tasks[t].probe_delivered));
+        iso_json_set(row, "own_delivered", iso_json_real(d->tasks[t].own_delivered));
         iso_json_set(row, "merged", methods_of_task(d, t));
         iso_json_push(tasks, row);
     }

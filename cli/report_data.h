@@ -18,8 +18,13 @@ enum {
 typedef struct {
     char name[REPORT_NAME_BYTES];
     double chance;
-    double probe, own; /* test images where sites reported them, else validation; mean over sites */
-    double probe_val, own_val;
+    /* Means over the task's sites, on test images where they reported them, else validation.
+     * Compared like with like: refitted merges with the strongest head on the frozen features and
+     * the own adapter with its head refitted; delivered ones with the task's head, never refitted.
+     */
+    double probe, own;
+    double probe_delivered, own_delivered;
+    double own_val; /* refitted, validation: what alpha is chosen by */
     size_t classes;
     size_t first_wave; /* in which it was learnt */
 } report_task;

@@ -61,9 +61,13 @@ fed_begin() {
     } >"$work/centre/coordinator.yaml"
     for spec in "$@"; do
         name=${spec%%:*}
-        list=()
-        for t in $(tr , ' ' <<<"${spec#*:}"); do list+=(--data "$t=$work/tasks/$t"); done
-        "$bin/isofed" init client "$work/$name" --backbone "$work/backbone" "${list[@]}" --quiet
+        "$bin/isofed" init client "$work/$name" --backbone "$work/backbone" --quiet
+        {
+            echo "backbone: $work/backbone"
+            echo "threads: 1"
+            echo "data:"
+            for t in $(tr , ' ' <<<"${spec#*:}"); do echo "  - {task: $t, folder: $work/tasks/$t}"; done
+        } >"$work/$name/client.yaml"
     done
 }
 
