@@ -418,7 +418,7 @@ static iso_err open_with(const char *find, const char *replace, iso_error *e)
     return err;
 }
 
-static void S9_bad_configurations_are_refused_before_anything_is_allocated(void **state)
+static void U59_bad_configurations_are_refused_before_anything_is_allocated(void **state)
 {
     static const struct {
         const char *find, *replace, *says;
@@ -497,7 +497,7 @@ int main(void)
         cmocka_unit_test(a_fresh_adapter_changes_nothing_and_follows_its_seed),
         cmocka_unit_test(wrong_adapter_options_are_usage_errors),
         cmocka_unit_test(an_adapter_of_another_backbone_names_layer_and_shapes),
-        cmocka_unit_test(S9_bad_configurations_are_refused_before_anything_is_allocated),
+        cmocka_unit_test(U59_bad_configurations_are_refused_before_anything_is_allocated),
         cmocka_unit_test(the_generation_follows_the_weights),
         cmocka_unit_test(a_weight_that_is_no_number_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
