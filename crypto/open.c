@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 enum { WINDOW_LOG_MAX = 23, /* 8 MiB */ INFLATE_STEP_BYTES = 64 * 1024 };
 
@@ -102,6 +103,10 @@ static iso_err inflate_some(inflater *f, const uint8_t *bytes, size_t size, iso_
         ZSTD_outBuffer out = {.dst = f->payload->data + f->payload->size, .size = room};
         size_t rc = ZSTD_decompressStream(f->zstd, &out, &in);
         f->payload->size += out.pos;
+        if (ZSTD_getErrorCode(rc) == ZSTD_error_memory_allocation) { /* our want, not the site's */
+            *code = ISO_CODE_INTERNAL;
+            return iso_fail(e, ISO_ERR_MEMORY, "no memory for zstd");
+        }
         if (ZSTD_isError(rc) || out.pos > left)
             return refuse(code, ISO_CODE_INFLATE, ISO_ERR_DATA, e);
         f->is_over = rc == 0;
