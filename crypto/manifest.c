@@ -233,9 +233,11 @@ iso_err iso_manifest_format(const iso_manifest *m, iso_buf *out, iso_error *e)
      * shows here and not at the sites. */
     if (!err)
         err = iso_manifest_parse(out->data + start, out->size - start, &arena, &again, e);
-    if (!err &&
-        (again.parameter_count != m->parameter_count || again.score_count != m->score_count))
-        err = iso_fail(e, ISO_ERR_DATA, "manifest: a parameter or score is there twice");
+    if (!err && (again.parameter_count != m->parameter_count ||
+                 again.score_count != m->score_count || again.task_count != m->task_count ||
+                 again.file_count != m->file_count || again.force != m->force))
+        err = iso_fail(e, ISO_ERR_DATA,
+                       "manifest: a parameter or score is there twice, or memory ran out");
 done:
     iso_json_free(o);
     iso_arena_free(&arena);

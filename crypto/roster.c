@@ -73,6 +73,8 @@ iso_err iso_roster_format(const iso_roster *r, iso_buf *out, iso_error *e)
     iso_json_free(o);
     if (!err) /* what we write, sites must be able to read */
         err = iso_roster_parse(out->data + start, out->size - start, &again, e);
+    if (!err && (again.merge_count != r->merge_count || again.release_count != r->release_count))
+        err = iso_nomem(e, out->size - start); /* a list lost an element on the way */
     if (err)
         out->size = start;
     return err;
