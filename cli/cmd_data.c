@@ -13,6 +13,7 @@
 #include "nn/data/encode.h"
 #include "nn/data/idx.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,6 +196,22 @@ typedef struct {
     size_t written;
 } cutting;
 
+/* Not synced to disk, other than all our state: what is lost can be cut again, and thousands of
+ * syncs take minutes. */
+static iso_err write_file(const char *path, const iso_buf *b, iso_error *e)
+{
+    FILE *f = fopen(path, "wb");
+    if (!f)
+        return iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", path);
+    bool is_written = fwrite(b->data, 1, b->size, f) == b->size;
+    int why = errno;
+    if (fclose(f) && is_written) {
+        is_written = false;
+        why = errno;
+    }
+    return is_written ? ISO_OK : iso_fail_errno(e, ISO_ERR_RESOURCE, why, "%s", path);
+}
+
 static iso_err write_image(const half *h, uint32_t index, const char *folder, iso_error *e)
 {
     iso_buf png = {0};
@@ -204,7 +221,7 @@ static iso_err write_image(const half *h, uint32_t index, const char *folder, is
                                         (int)width, 1, &png, e)
                        : iso_nomem(e, strlen(folder));
     if (!err)
-        err = iso_write_file(path, png.data, png.size, 0644, e);
+        err = write_file(path, &png, e);
     iso_buf_free(&png);
     free(path);
     return err;

@@ -4,8 +4,7 @@
 #include "core/fsio.h"
 #include "core/json.h"
 #include "core/safetensors.h"
-#include "nn/data/decode.h"
-#include "nn/data/preprocess.h"
+#include "nn/data/images.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -136,8 +135,76 @@ static void matches_pillow(void **state)
     free(folder);
 }
 
+/* Photographs through the whole way, JPEG included: the pixel values beside each backbone of
+ * ../shared/models. Returns the largest difference in grey levels. */
+static double run_model(const char *model, const char *images, size_t *count)
+{
+    iso_error e;
+    iso_json *notes = NULL;
+    iso_safetensors st = {0};
+    iso_preprocess p;
+    int h, w;
+    double worst = 0;
+    char *list = iso_path_join(model, "expected.json");
+    char *values = iso_path_join(model, "expected.safetensors");
+    assert_int_equal(iso_json_read(list, 1 << 20, &notes, &e), ISO_OK);
+    assert_int_equal(iso_safetensors_open(&st, values, &e), ISO_OK);
+    assert_int_equal(iso_preprocess_read(&p, model, &e), ISO_OK);
+    iso_preprocess_size(&p, &h, &w);
+    const iso_named_tensor *want = iso_safetensors_find(&st, "pixel_values");
+    assert_non_null(want);
+    size_t n = (size_t)h * (size_t)w * 3;
+    const iso_json *names = iso_json_key(notes, "images");
+    assert_int_equal(iso_tensor_count(&want->view), n * iso_json_count(names));
+    double *all = malloc(n * iso_json_count(names) * sizeof *all);
+    uint8_t *u8 = malloc(n);
+    float *got = malloc(n * sizeof *got);
+    assert_true(all && u8 && got);
+    assert_int_equal(iso_tensor_to_f64(&want->view, all, &e), ISO_OK);
+    for (size_t i = 0; i < iso_json_count(names); i++, (*count)++) {
+        char *path = iso_path_join(images, iso_json_str(iso_json_at(names, i)));
+        if (iso_image_read(path, &p, u8, &e))
+            fail_msg("%s", e.text);
+        iso_preprocess_float(&p, u8, got);
+        for (size_t k = 0; k < n; k++) {
+            double levels = fabs((double)got[k] - all[i * n + k]) * p.std[k / (n / 3)] * 255;
+            worst = levels > worst ? levels : worst;
+        }
+        free(path);
+    }
+    free(all);
+    free(u8);
+    free(got);
+    free(list);
+    free(values);
+    iso_json_free(notes);
+    iso_safetensors_close(&st);
+    return worst;
+}
+
+static void photographs_match_pillow(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"../shared/models/vit-tiny-64",
+                                         "../shared/models/deit-tiny"};
+    const char *images = "../shared/data/images";
+    size_t count = 0;
+    for (size_t i = 0; i < 2; i++) {
+        if (!iso_is_dir(models[i]) || !iso_is_dir(images))
+            continue;
+        double worst = run_model(models[i], images, &count);
+        printf("%s: at most %.3f grey levels apart\n", models[i], worst);
+        assert_true(worst < 1.01); /* JPEG decoders may differ by one */
+    }
+    if (!count) {
+        printf("no backbones with expected values in ../shared/models\n");
+        skip();
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(matches_pillow)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(matches_pillow),
+                                       cmocka_unit_test(photographs_match_pillow)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
