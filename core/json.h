@@ -50,8 +50,8 @@ iso_err iso_json_get_str(const iso_json *o, const char *key, const char *otherwi
 
 /* Writing. Setters take ownership of `value` (also on failure). A member that could not be made or
  * stored (exhaustion: `value` NULL) marks its object or array, and iso_json_dump refuses a tree
- * with a mark, or NULL, with ISO_ERR_MEMORY: calls can be nested and checked once at the end. Fill a
- * child before it is set: where it cannot be stored it is released. */
+ * with a mark, or NULL, with ISO_ERR_MEMORY: calls can be nested and checked once at the end. Fill
+ * a child before it is set: where it cannot be stored it is released. */
 iso_json *iso_json_object(void);
 iso_json *iso_json_array(void);
 iso_json *iso_json_string(const char *s); /* invalid UTF-8 is replaced */
