@@ -27,8 +27,11 @@ static inline float iso_exp(float x)
     p = p * f + 2.40226479e-1F;
     p = p * f + 6.93147203e-1F;
     p = p * f + 1.0F;
-    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    /* n stands in the last bits of `shifted`; no conversion, which would be undefined for NaN. */
+    uint32_t bits;
     float scale;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits - 0x4b400000U + 127U) << 23;
     memcpy(&scale, &bits, sizeof scale);
     return p * scale;
 }
