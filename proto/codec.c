@@ -1,58 +1,10 @@
 #include "proto/codec.h"
-#include "core/utf8.h"
-#include "proto/fields.h"
+#include "proto/check.h"
 
 #include "proto/isofed.pb-c.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
-
-/* ---- scratch: where protobuf-c allocates (S48) ----
- *
- * A bump allocator over one block. Each piece is preceded by its size, which tells how long a
- * string was on the wire: protobuf-c keeps only the pointer, and a NUL inside would hide the rest.
- */
-
-typedef struct {
-    uint8_t *block;
-    size_t size, used;
-} scratch;
-
-enum { PIECE_HEADER_BYTES = 8, PIECE_ALIGNMENT = 8 };
-
-static void *scratch_alloc(void *ctx, size_t size)
-{
-    scratch *s = ctx;
-    if (size > ISO_ARENA_MAX_BYTES)
-        return NULL;
-    size_t need =
-        PIECE_HEADER_BYTES + ((size + PIECE_ALIGNMENT - 1) & ~(size_t)(PIECE_ALIGNMENT - 1));
-    if (need > s->size - s->used)
-        return NULL;
-    uint8_t *p = s->block + s->used;
-    s->used += need;
-    uint64_t asked = size;
-    memcpy(p, &asked, sizeof asked);
-    return p + PIECE_HEADER_BYTES;
-}
-
-static void scratch_free(void *ctx, void *p)
-{
-    (void)ctx;
-    (void)p; /* all at once, with the arena */
-}
-
-/* Bytes asked for when p was allocated; 0 if p is not a piece of this scratch (a default value). */
-static size_t piece_size(const scratch *s, const void *p)
-{
-    uintptr_t at = (uintptr_t)p, start = (uintptr_t)s->block;
-    if (at < start + PIECE_HEADER_BYTES || at >= start + s->used)
-        return 0;
-    uint64_t asked;
-    memcpy(&asked, (const uint8_t *)p - PIECE_HEADER_BYTES, sizeof asked);
-    return (size_t)asked;
-}
 
 /* ---- the look before unpacking ----
  *
@@ -132,123 +84,15 @@ static int scan(const uint8_t *head, size_t size, iso_msg *out)
     return bodies;
 }
 
-/* ---- limits ---- */
-
-typedef struct {
-    const scratch *heap; /* NULL when encoding: strings are ours */
-    size_t unknown;
-    iso_code *code;
-    iso_error *e;
-} checker;
-
-static iso_err refuse(checker *c, iso_code code, const iso_message_row *row, const iso_field *f,
-                      const char *why)
-{
-    *c->code = code;
-    return iso_fail(c->e, ISO_ERR_DATA, "%s.%s %s", row->descriptor->short_name, f->name, why);
-}
-
-static iso_err check_text(checker *c, const iso_message_row *row, const iso_field *f,
-                          const char *text)
-{
-    size_t n = strlen(text);
-    size_t piece = c->heap ? piece_size(c->heap, text) : 0;
-    if (n > f->max)
-        return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "is too long");
-    if (piece && piece != n + 1)
-        return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "holds a NUL");
-    if (!iso_utf8_is_valid(text, n))
-        return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "is not UTF-8");
-    if (n < f->min || (f->kind == ISO_FIELD_NAME && !iso_name_is_valid(text)))
-        return refuse(c, ISO_CODE_BAD_MESSAGE, row, f,
-                      "should be 1 to 64 of letters, digits and \"._-\"");
-    return ISO_OK;
-}
-
-static iso_err check_message(checker *c, const iso_message_row *row, const ProtobufCMessage *m);
-
-static iso_err check_field(checker *c, const iso_message_row *row, const iso_field *f,
-                           const ProtobufCFieldDescriptor *d, const ProtobufCMessage *m)
-{
-    const uint8_t *member = (const uint8_t *)m + d->offset;
-    size_t count = 0;
-    iso_err err = ISO_OK;
-    switch (f->kind) {
-    case ISO_FIELD_U32:
-        if (*(const uint32_t *)(const void *)member > f->max)
-            return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "is out of range");
-        break;
-    case ISO_FIELD_U64:
-        if (*(const uint64_t *)(const void *)member > f->max)
-            return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "is out of range");
-        break;
-    case ISO_FIELD_KIND:
-        if (*(const uint32_t *)(const void *)member > f->max)
-            return refuse(c, ISO_CODE_UNKNOWN_ENUM, row, f, "is not known");
-        break;
-    case ISO_FIELD_ENUM:
-        if (!protobuf_c_enum_descriptor_get_value(d->descriptor,
-                                                  *(const int *)(const void *)member))
-            return refuse(c, ISO_CODE_UNKNOWN_ENUM, row, f, "is not known");
-        break;
-    case ISO_FIELD_BOOL:
-        break;
-    case ISO_FIELD_F32:
-        if (!isfinite(*(const float *)(const void *)member))
-            return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "is not finite");
-        break;
-    case ISO_FIELD_FIXED:
-    case ISO_FIELD_SPAN: {
-        const ProtobufCBinaryData *b = (const void *)member;
-        bool lacks = b->len == 0 && f->may_lack;
-        if (!lacks && (b->len < f->min || b->len > f->max))
-            return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "has a wrong length");
-        break;
-    }
-    case ISO_FIELD_TEXT:
-    case ISO_FIELD_NAME:
-        return check_text(c, row, f, *(char *const *)(const void *)member);
-    case ISO_FIELD_TEXTS:
-    case ISO_FIELD_MANY:
-        count = *(const size_t *)(const void *)((const uint8_t *)m + d->quantifier_offset);
-        if (count > f->count_max)
-            return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "has too many elements");
-        for (size_t i = 0; i < count && !err; i++) {
-            const void *item = (*(void *const *const *)(const void *)member)[i];
-            err = f->kind == ISO_FIELD_TEXTS
-                      ? check_text(c, row, f, item)
-                      : check_message(c, iso_proto_row_of(d->descriptor), item);
-        }
-        break;
-    case ISO_FIELD_ONE: {
-        const ProtobufCMessage *inner = *(ProtobufCMessage *const *)(const void *)member;
-        if (inner)
-            return check_message(c, iso_proto_row_of(d->descriptor), inner);
-        if (!f->may_lack)
-            return refuse(c, ISO_CODE_BAD_MESSAGE, row, f, "is missing");
-        break;
-    }
-    }
-    return err;
-}
-
-static iso_err check_message(checker *c, const iso_message_row *row, const ProtobufCMessage *m)
-{
-    c->unknown += m->n_unknown_fields;
-    iso_err err = ISO_OK;
-    for (size_t i = 0; i < row->field_count && !err; i++)
-        err = check_field(c, row, &row->fields[i], &row->descriptor->fields[i], m);
-    return err;
-}
-
 /* ---- protobuf to plain ---- */
 
-static bool to_plain(scratch *s, const iso_message_row *row, const ProtobufCMessage *m, void *out);
+static bool to_plain(iso_scratch *s, const iso_message_row *row, const ProtobufCMessage *m,
+                     void *out);
 
-static bool many_to_plain(scratch *s, const iso_message_row *row, size_t count,
+static bool many_to_plain(iso_scratch *s, const iso_message_row *row, size_t count,
                           ProtobufCMessage *const *items, void *pointer)
 {
-    uint8_t *list = count ? scratch_alloc(s, count * row->struct_bytes) : NULL;
+    uint8_t *list = count ? iso_scratch_alloc(s, count * row->struct_bytes) : NULL;
     if (count && !list)
         return false;
     for (size_t i = 0; i < count; i++)
@@ -258,7 +102,7 @@ static bool many_to_plain(scratch *s, const iso_message_row *row, size_t count,
     return true;
 }
 
-static bool field_to_plain(scratch *s, const iso_field *f, const ProtobufCFieldDescriptor *d,
+static bool field_to_plain(iso_scratch *s, const iso_field *f, const ProtobufCFieldDescriptor *d,
                            const ProtobufCMessage *m, uint8_t *out)
 {
     const uint8_t *member = (const uint8_t *)m + d->offset;
@@ -311,7 +155,8 @@ static bool field_to_plain(scratch *s, const iso_field *f, const ProtobufCFieldD
 }
 
 /* False on exhaustion of the scratch. `out` has row->struct_bytes bytes. */
-static bool to_plain(scratch *s, const iso_message_row *row, const ProtobufCMessage *m, void *out)
+static bool to_plain(iso_scratch *s, const iso_message_row *row, const ProtobufCMessage *m,
+                     void *out)
 {
     memset(out, 0, row->struct_bytes);
     for (size_t i = 0; i < row->field_count; i++)
@@ -345,14 +190,14 @@ iso_err iso_msg_decode(const void *head, size_t size, iso_arena *arena, iso_msg 
                                       : "holds more than one message");
 
     size_t room = size * GROWTH + BASE_BYTES;
-    scratch s = {.size = room < ISO_ARENA_MAX_BYTES ? room : ISO_ARENA_MAX_BYTES};
+    iso_scratch s = {.size = room < ISO_ARENA_MAX_BYTES ? room : ISO_ARENA_MAX_BYTES};
     s.block = iso_arena_alloc(arena, s.size, 1);
     if (!s.block) {
         *code = ISO_CODE_BUSY;
         return iso_nomem(e, s.size);
     }
     ProtobufCAllocator allocator = {
-        .alloc = scratch_alloc, .free = scratch_free, .allocator_data = &s};
+        .alloc = iso_scratch_alloc, .free = iso_scratch_free, .allocator_data = &s};
     Isofed__V1__Envelope *envelope = isofed__v1__envelope__unpack(&allocator, size, head);
     if (!envelope)
         return iso_fail(e, ISO_ERR_DATA,
@@ -368,10 +213,10 @@ iso_err iso_msg_decode(const void *head, size_t size, iso_arena *arena, iso_msg 
         return iso_fail(e, ISO_ERR_DATA, "protocol version %" PRIu32 ", %d to %d are spoken here",
                         out->version, ISO_PROTO_VERSION_MIN, ISO_PROTO_VERSION_MAX);
     }
-    checker c = {.heap = &s, .code = code, .e = e};
+    iso_proto_check c = {.heap = &s, .code = code, .e = e};
     c.unknown = envelope->base.n_unknown_fields;
     const ProtobufCMessage *body = (const ProtobufCMessage *)envelope->hello; /* any member */
-    iso_err err = check_message(&c, row, body);
+    iso_err err = iso_proto_check_message(&c, row, body);
     if (err)
         return err;
     if (c.unknown > ISO_UNKNOWN_FIELDS_MAX)
@@ -393,12 +238,12 @@ static bool all_zero(const uint8_t *p, size_t n)
     return any == 0;
 }
 
-static ProtobufCMessage *to_proto(scratch *s, const iso_message_row *row, const void *plain);
+static ProtobufCMessage *to_proto(iso_scratch *s, const iso_message_row *row, const void *plain);
 
-static bool many_to_proto(scratch *s, const iso_message_row *row, size_t count,
+static bool many_to_proto(iso_scratch *s, const iso_message_row *row, size_t count,
                           const uint8_t *items, void *pointer)
 {
-    ProtobufCMessage **list = count ? scratch_alloc(s, count * sizeof *list) : NULL;
+    ProtobufCMessage **list = count ? iso_scratch_alloc(s, count * sizeof *list) : NULL;
     if (count && !list)
         return false;
     for (size_t i = 0; i < count; i++) {
@@ -412,7 +257,7 @@ static bool many_to_proto(scratch *s, const iso_message_row *row, size_t count,
 
 /* Points into the plain struct: nothing of it is changed, though protobuf-c's types are not const.
  */
-static bool field_to_proto(scratch *s, const iso_field *f, const ProtobufCFieldDescriptor *d,
+static bool field_to_proto(iso_scratch *s, const iso_field *f, const ProtobufCFieldDescriptor *d,
                            const uint8_t *plain, ProtobufCMessage *m)
 {
     uint8_t *member = (uint8_t *)m + d->offset;
@@ -478,9 +323,9 @@ static bool field_to_proto(scratch *s, const iso_field *f, const ProtobufCFieldD
 }
 
 /* NULL on exhaustion or when a list is longer than its limit. */
-static ProtobufCMessage *to_proto(scratch *s, const iso_message_row *row, const void *plain)
+static ProtobufCMessage *to_proto(iso_scratch *s, const iso_message_row *row, const void *plain)
 {
-    ProtobufCMessage *m = scratch_alloc(s, row->descriptor->sizeof_message);
+    ProtobufCMessage *m = iso_scratch_alloc(s, row->descriptor->sizeof_message);
     if (!m)
         return NULL;
     protobuf_c_message_init(row->descriptor, m);
@@ -494,7 +339,7 @@ iso_err iso_msg_encode(const iso_msg *m, uint8_t *out, size_t cap, size_t *size,
 {
     /* The largest body is a StatusReply of 32 notices, about 100 bytes each. */
     _Alignas(16) uint8_t block[16 * 1024];
-    scratch s = {.block = block, .size = sizeof block};
+    iso_scratch s = {.block = block, .size = sizeof block};
     iso_code code = ISO_CODE_OK;
     *size = 0;
     const iso_message_row *row = iso_proto_row(m->type);
@@ -504,8 +349,8 @@ iso_err iso_msg_encode(const iso_msg *m, uint8_t *out, size_t cap, size_t *size,
     if (!body)
         return iso_fail(e, ISO_ERR_INTERNAL, "%s has a list that is too long",
                         row->descriptor->short_name);
-    checker c = {.code = &code, .e = e};
-    if (check_message(&c, row, body)) {
+    iso_proto_check c = {.code = &code, .e = e};
+    if (iso_proto_check_message(&c, row, body)) {
         iso_error_context(e, "not sent");
         if (e)
             e->code = ISO_ERR_INTERNAL;

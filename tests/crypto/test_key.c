@@ -2,7 +2,10 @@
 #include "crypto/passphrase.h"
 #include "tests/crypto/support.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* 8 MiB and one pass: the least that is allowed, so that tests stay quick. */
@@ -283,6 +286,65 @@ static void S12_passphrase_from_a_systemd_credential(void **state)
     remove_folder(folder);
 }
 
+/* ---- the prompt, on a terminal of its own ---- */
+
+/* Child: asks on its controlling terminal; exits 0 with the expected passphrase, 2 when refused. */
+static void ask_as_child(const char *slave_name, const char *expected)
+{
+    char *got = NULL;
+    iso_error e;
+    setsid();
+    int slave = open(slave_name, O_RDWR); /* becomes the controlling terminal */
+    if (slave < 0)
+        _exit(9);
+    if (iso_passphrase_prompt("new passphrase", true, &got, &e) != ISO_OK)
+        _exit(e.code == ISO_ERR_USAGE ? 2 : 9);
+    _exit(strcmp(got, expected) == 0 ? 0 : 9);
+}
+
+/* Reads what the terminal shows until `until` appears; appends to `shown`. */
+static void read_until(int master, const char *until, char *shown, size_t room)
+{
+    size_t n = strlen(shown);
+    while (!strstr(shown, until)) {
+        struct pollfd p = {.fd = master, .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 10000), 1);
+        ssize_t got = read(master, shown + n, room - 1 - n);
+        assert_true(got > 0);
+        n += (size_t)got;
+        shown[n] = 0;
+    }
+}
+
+static void S12_the_prompt_asks_twice_without_echo(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *first, *second;
+        int code;
+    } rows[] = {{"hush hush\n", "hush hush\n", 0}, {"hush hush\n", "hush hash\n", 2}};
+    for (size_t i = 0; i < 2; i++) {
+        char shown[1024] = "";
+        int status = 0, master = posix_openpt(O_RDWR | O_NOCTTY);
+        assert_true(master >= 0);
+        assert_int_equal(grantpt(master) | unlockpt(master), 0);
+        char slave_name[64];
+        assert_int_equal(ptsname_r(master, slave_name, sizeof slave_name), 0);
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0)
+            ask_as_child(slave_name, "hush hush");
+        read_until(master, "new passphrase: ", shown, sizeof shown);
+        assert_int_equal(write(master, rows[i].first, 10), 10);
+        read_until(master, "again: ", shown, sizeof shown);
+        assert_int_equal(write(master, rows[i].second, 10), 10);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(WEXITSTATUS(status), rows[i].code);
+        assert_null(strstr(shown, "hush"));
+        close(master);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +357,7 @@ int main(void)
         cmocka_unit_test(S11_modes_links_and_folders),
         cmocka_unit_test(S12_passphrase_from_a_descriptor),
         cmocka_unit_test(S12_passphrase_from_a_systemd_credential),
+        cmocka_unit_test(S12_the_prompt_asks_twice_without_echo),
     };
     return cmocka_run_group_tests(tests, start_crypto, NULL);
 }
