@@ -332,6 +332,20 @@ static void golden_backbones(void **state)
     free(golden);
 }
 
+/* The same through OpenBLAS, which is what processors without AVX-512 compute with. */
+static void golden_backbones_on_cblas(void **state)
+{
+    iso_gemm_kernel fastest = iso_gemm_current();
+    size_t keep_passed = passed, keep_missing = not_built;
+    if (fastest == ISO_GEMM_CBLAS)
+        skip();
+    assert_true(iso_gemm_select(ISO_GEMM_CBLAS));
+    golden_backbones(state);
+    iso_gemm_select(fastest);
+    passed = keep_passed; /* counted once */
+    not_built = keep_missing;
+}
+
 /* ../shared/models: real backbones in bf16 and f16, features and logits from the same weights in
  * double, from pixel_values (their images are the data tests' business). */
 static void shared_models(void **state)
@@ -384,6 +398,7 @@ static void shared_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(golden_backbones),
+                                       cmocka_unit_test(golden_backbones_on_cblas),
                                        cmocka_unit_test(shared_models)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     printf("backbones: %zu passed, %zu not built\n", passed, not_built);
