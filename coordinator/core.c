@@ -213,6 +213,12 @@ void iso_coord_keys(const iso_coord *c, iso_coord_key_fn *fn, void *arg)
     }
 }
 
+bool iso_coord_has_job(const iso_coord *c)
+{
+    const iso_c_round *r = iso_c_round_active(c);
+    return r && r->has_job;
+}
+
 void iso_coord_blob_damaged(iso_coord *c, const iso_digest *digest)
 {
     iso_digest *wider = realloc(c->damaged, (c->damaged_count + 1) * sizeof *wider);

@@ -284,6 +284,8 @@ void iso_coord_live_blobs(const iso_coord *c, iso_coord_blob_fn *fn, void *arg);
 /* A referenced blob is missing or has the wrong size: alarm, the object is damaged, others go on.
  */
 void iso_coord_blob_damaged(iso_coord *c, const iso_digest *digest);
+/* True while a worker's result is waited for: its blobs are not named by records yet. */
+bool iso_coord_has_job(const iso_coord *c);
 /* True while the upload is open: its partial file must stay. */
 bool iso_coord_has_upload(const iso_coord *c, const uint8_t upload_id[16]);
 

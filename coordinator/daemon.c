@@ -1,0 +1,486 @@
+/* Life of the daemon: open everything, restore the core, loop, close. */
+#include "coordinator/daemon.h"
+
+#include "coordinator/shell.h"
+#include "core/crash.h"
+#include "core/fsio.h"
+#include "crypto/chain.h"
+#include "crypto/init.h"
+#include "crypto/sealer_real.h"
+#include "proto/codec.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+enum { MINUTE_MS = 60000, RELOADS_MAX = 3 };
+
+/* ---- opening ---- */
+
+/* "host:port", "[v6]:port", "host" (port 0). */
+static iso_err split_address(const char *text, char *host, size_t host_bytes, uint16_t *port,
+                             iso_error *e)
+{
+    const char *colon = strrchr(text, ':');
+    const char *end = text + strlen(text);
+    if (text[0] == '[') {
+        const char *close = strchr(text, ']');
+        colon = close && close[1] == ':' ? close + 1 : NULL;
+        end = close ? close : end;
+        text++;
+    } else if (colon) {
+        end = colon;
+    }
+    char *rest = NULL;
+    unsigned long number = colon ? strtoul(colon + 1, &rest, 10) : 0;
+    size_t n = (size_t)(end - text);
+    if (n == 0 || n >= host_bytes || number > 65535 || (rest && (*rest || rest == colon + 1)))
+        return iso_fail(e, ISO_ERR_USAGE, "\"%.80s\" is not of the form host:port", text);
+    memcpy(host, text, n);
+    host[n] = 0;
+    *port = (uint16_t)number;
+    return ISO_OK;
+}
+
+static iso_err find_worker(iso_shell *s, iso_error *e)
+{
+    if (s->config.worker) {
+        snprintf(s->worker, sizeof s->worker, "%s", s->config.worker);
+    } else {
+        ssize_t n = readlink("/proc/self/exe", s->worker, sizeof s->worker - 16);
+        if (n <= 0)
+            return iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "/proc/self/exe");
+        s->worker[n] = 0;
+        strcpy(strrchr(s->worker, '/') + 1, "isofed-merge");
+    }
+    if (access(s->worker, X_OK) != 0)
+        return iso_fail_errno(e, ISO_ERR_USAGE, errno, "merge worker %s", s->worker);
+    return ISO_OK;
+}
+
+static iso_err make_core(iso_shell *s, iso_error *e)
+{
+    iso_err err =
+        iso_coord_new(&s->config, &s->keys.identity, &s->sealer, &s->entropy, &s->core, e);
+    if (!err)
+        err = iso_coord_restore(s->core, &s->store, e);
+    return err;
+}
+
+typedef struct {
+    iso_shell *s;
+    iso_digest *live; /* sorted */
+    size_t count, capacity;
+    size_t damaged;
+} live_set;
+
+static void note_live(void *arg, const iso_digest *d, uint64_t bytes, const char *what)
+{
+    live_set *l = arg;
+    uint64_t have = 0;
+    iso_error e;
+    if (l->count == l->capacity) {
+        size_t capacity = l->capacity ? l->capacity * 2 : 256;
+        iso_digest *wider = realloc(l->live, capacity * sizeof *wider);
+        if (!wider) {
+            l->capacity = 0; /* remembered below: nothing may be swept */
+            return;
+        }
+        l->live = wider;
+        l->capacity = capacity;
+    }
+    l->live[l->count++] = *d;
+    iso_err err = l->s->store.blob_size(l->s->store.ctx, d, &have, &e);
+    if (!err && have == bytes)
+        return;
+    char hex[ISO_DIGEST_HEX];
+    iso_hex(hex, d->b, 32);
+    iso_log_event(l->s->log, ISO_LOG_ERROR, "blob_damaged", "what=%s digest=%.12s", what, hex);
+    iso_coord_blob_damaged(l->s->core, d);
+    l->damaged++;
+}
+
+static int compare_digests(const void *a, const void *b)
+{
+    return memcmp(a, b, ISO_DIGEST_BYTES);
+}
+
+static bool is_live(void *arg, const iso_digest *d)
+{
+    const live_set *l = arg;
+    return bsearch(d, l->live, l->count, sizeof *d, compare_digests) != NULL;
+}
+
+static bool is_upload(void *arg, const uint8_t id[16])
+{
+    return iso_coord_has_upload(arg, id);
+}
+
+/* S84: what no record names goes; what a record names and is not whole is an alarm. */
+static iso_err sweep(iso_shell *s, iso_error *e)
+{
+    live_set l = {.s = s};
+    uint64_t removed = 0;
+    iso_coord_live_blobs(s->core, note_live, &l);
+    iso_err err = ISO_OK;
+    bool is_complete = l.count == 0 || l.capacity > 0;
+    if (is_complete && l.count)
+        qsort(l.live, l.count, sizeof *l.live, compare_digests);
+    /* A merge may have written what no record names yet: its result is looked at first. */
+    if (is_complete && !iso_coord_has_job(s->core))
+        err = iso_blob_dir_sweep(iso_state_blobs(s->state), is_live, &l, &removed, e);
+    if (!err)
+        err = iso_partials_sweep(&s->partials, is_upload, s->core, e);
+    if (removed)
+        iso_log_event(s->log, ISO_LOG_INFO, "orphans_removed", "blobs=%llu",
+                      (unsigned long long)removed);
+    free(l.live);
+    return err;
+}
+
+static iso_err write_endpoint(iso_shell *s, const char *host, iso_error *e)
+{
+    char text[400], path[4096];
+    uint16_t port = iso_server_port(s->server);
+    int n = snprintf(text, sizeof text, "tcp://%s:%u", host, port);
+    snprintf(path, sizeof path, "%s/endpoint", s->dir);
+    iso_err err = iso_write_file(path, text, (size_t)n, 0644, e);
+    char advertised[ISO_HOST_MAX + 1];
+    uint16_t advertised_port = 0;
+    if (!err && s->config.advertise)
+        err =
+            split_address(s->config.advertise, advertised, sizeof advertised, &advertised_port, e);
+    if (!err)
+        iso_coord_set_endpoint(s->core, s->config.advertise ? advertised : host,
+                               advertised_port ? advertised_port : port);
+    return err;
+}
+
+static iso_err open_audit(iso_shell *s, iso_error *e)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/audit.log", s->dir);
+    s->audit = fopen(path, "ae");
+    return s->audit ? ISO_OK : iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", path);
+}
+
+static iso_err open_all(iso_shell *s, iso_error *e)
+{
+    char path[4096];
+    uint16_t port;
+    const iso_daemon_options *o = s->options;
+    if (!realpath(o->dir, path) || strlen(path) >= sizeof s->dir)
+        return iso_fail_errno(e, ISO_ERR_USAGE, errno, "%s", o->dir);
+    strcpy(s->dir, path);
+    snprintf(path, sizeof path, "%s/coordinator.yaml", s->dir);
+    iso_err err = iso_coord_config_read(path, &s->config, &s->arena, e);
+    if (!err)
+        err = split_address(s->config.listen, s->host, sizeof s->host, &port, e);
+    if (!err && chdir(s->dir) != 0) /* paths of the configuration are meant from its folder */
+        err = iso_fail_errno(e, ISO_ERR_USAGE, errno, "%s", s->dir);
+    if (!err)
+        err = find_worker(s, e);
+    if (!err)
+        err = iso_coord_identity_read(s->dir, s->config.backbone, o->passphrase,
+                                      s->clock.wall_ms(s->clock.ctx), &s->keys, e);
+    if (err || o->check_config)
+        return err;
+    static char backbone[PATH_MAX];
+    if (realpath(s->config.backbone, backbone))
+        s->config.backbone = backbone;
+    s->sealer = iso_sealer_real(&s->keys.audit);
+    s->entropy = iso_entropy_real();
+    iso_state_options so = {.tables = iso_coord_table_names,
+                            .table_count = ISO_CT_COUNT,
+                            .application_id = 0x69736f43, /* "isoC" */
+                            .schema = 1,
+                            .reserve_bytes = s->config.disk_reserve_bytes,
+                            .allow_network_fs = s->config.allow_network_fs};
+    if ((err = iso_state_open(&s->state, s->dir, &so, e)) != ISO_OK)
+        return err;
+    s->store = iso_state_store(s->state);
+    if (iso_state_was_unclean(s->state))
+        iso_log_event(s->log, ISO_LOG_WARN, "unclean_stop", "check=ok");
+    err = s->store.blob_put(s->store.ctx, s->keys.roster.data, s->keys.roster.size,
+                            &s->keys.identity.roster, NULL, e);
+    if (!err)
+        err = iso_partials_open(&s->partials, s->dir, e);
+    if (!err)
+        err = make_core(s, e);
+    if (!err)
+        err = sweep(s, e);
+    iso_server_options sv = {.host = s->host,
+                             .port = port,
+                             .transport_pk = s->keys.transport.public_key,
+                             .transport_secret = s->keys.transport.secret,
+                             .connections = s->config.connections,
+                             .handshakes_per_s = s->config.handshakes_per_s,
+                             .handshake_burst = s->config.handshake_burst,
+                             .log = s->log};
+    if (!err)
+        err = iso_server_open(&s->server, &sv, e);
+    if (!err)
+        err = write_endpoint(s, s->host, e);
+    snprintf(path, sizeof path, "%s/admin.sock", s->dir);
+    if (!err)
+        err = iso_admin_open(&s->admin, path, e);
+    if (!err)
+        err = open_audit(s, e);
+    if (!err && !(s->piece = malloc(ISO_CHUNK_MAX_BYTES)))
+        err = iso_nomem(e, ISO_CHUNK_MAX_BYTES);
+    iso_spawn_init(&s->spawn, s->worker, s->dir, s->log);
+    return err;
+}
+
+static void close_all(iso_shell *s)
+{
+    iso_spawn_stop(&s->spawn);
+    iso_admin_close(s->admin);
+    iso_server_close(s->server);
+    iso_coord_free(s->core);
+    iso_partials_close(&s->partials);
+    iso_state_close(s->state);
+    iso_coord_identity_free(&s->keys);
+    for (size_t i = 0; i < SHELL_BATCH; i++)
+        iso_coord_effects_free(&s->steps[i]);
+    if (s->audit)
+        fclose(s->audit);
+    free(s->ops);
+    free(s->held);
+    free(s->answers);
+    free(s->piece);
+    iso_arena_free(&s->arena);
+    iso_arena_free(&s->message);
+    iso_arena_free(&s->result);
+}
+
+/* ---- one turn of the loop ---- */
+
+static void take_messages(iso_shell *s)
+{
+    iso_server_message m;
+    /* Bounded, so that operators and the worker have their turn under load. */
+    for (int i = 0; i < SHELL_BATCH && iso_server_next(s->server, &m); i++) {
+        iso_msg msg;
+        iso_code code;
+        iso_error e = {0};
+        iso_coord_event ev = {.kind = ISO_CE_MESSAGE,
+                              .peer = m.peer,
+                              .name = m.name,
+                              .msg = &msg,
+                              .body = m.body,
+                              .body_bytes = m.body_bytes,
+                              .text = m.fault};
+        iso_arena_reset(&s->message);
+        if (!ev.text &&
+            iso_msg_decode(m.head, m.head_bytes, &s->message, &msg, &code, &e) != ISO_OK)
+            ev.text = e.text;
+        else if (!ev.text && m.body_bytes && !iso_msg_has_body(msg.type))
+            ev.text = "a body behind a message that has none";
+        if (ev.text)
+            ev.kind = ISO_CE_BAD_MESSAGE;
+        iso_shell_step(s, &ev);
+        iso_shell_settle(s);
+    }
+}
+
+/* The one command that needs the store: the whole chain, entry by entry (S104). */
+typedef struct {
+    iso_chain chain;
+    uint64_t entries;
+} chain_walk;
+
+static iso_err walk_entry(void *arg, const uint8_t *key, size_t key_bytes, const uint8_t *value,
+                          size_t bytes, iso_error *e)
+{
+    chain_walk *w = arg;
+    (void)key;
+    (void)key_bytes;
+    if (bytes < 32)
+        return iso_fail(e, ISO_ERR_DATA, "entry %llu is cut", (unsigned long long)w->entries + 1);
+    iso_err err = iso_chain_add(&w->chain, value, bytes - 32, e);
+    if (!err && memcmp(w->chain.h.b, value + bytes - 32, 32) != 0)
+        err = iso_fail(e, ISO_ERR_NO, "the chain breaks at entry %llu",
+                       (unsigned long long)w->chain.seq);
+    w->entries++;
+    return err;
+}
+
+static void audit_verify(iso_shell *s, uint64_t id)
+{
+    iso_error e = {0};
+    iso_coord_stats stats;
+    char text[800], head[ISO_DIGEST_HEX], why[ISO_ERROR_BYTES * 2];
+    const iso_coord_identity *d = &s->keys.identity;
+    chain_walk w = {.chain = iso_chain_open(d->federation, d->epoch, d->audit_pk)};
+    iso_coord_get_stats(s->core, &stats);
+    iso_err err = s->store.scan(s->store.ctx, ISO_CT_AUDIT, walk_entry, &w, &e);
+    if (!err && !iso_digest_equal(&w.chain.h, &stats.audit_head))
+        err = iso_fail(&e, ISO_ERR_NO, "the chain's end is not the head that is signed");
+    iso_hex(head, w.chain.h.b, 32);
+    iso_log_quote(why, sizeof why, err ? e.text : "");
+    snprintf(
+        text, sizeof text,
+        "{\"ok\":true,\"result\":{\"entries\":%llu,\"ok\":%s,\"head\":\"%s\",\"reason\":\"%s\"}}",
+        (unsigned long long)w.entries, err ? "false" : "true", head, why);
+    iso_admin_reply(s->admin, id, text);
+}
+
+static void take_commands(iso_shell *s)
+{
+    iso_coord_event ev = {.kind = ISO_CE_ADMIN};
+    iso_admin_serve(s->admin);
+    while (iso_admin_next(s->admin, &ev.admin, &ev.admin_uid, &ev.text)) {
+        if (strstr(ev.text, "\"audit.verify\"")) {
+            iso_shell_flush(s);
+            audit_verify(s, ev.admin);
+            continue;
+        }
+        iso_shell_step(s, &ev);
+        iso_shell_settle(s);
+    }
+}
+
+static void look_at_worker(iso_shell *s)
+{
+    iso_job_result result = {0};
+    char why[300] = "";
+    if (!s->spawn.is_busy)
+        return;
+    iso_arena_reset(&s->result);
+    iso_coord_event ev = {.kind = ISO_CE_JOB_DONE, .result = &result, .text = why};
+    iso_spawn_state state = iso_spawn_look(&s->spawn, &s->store, s->clock.mono_ms(s->clock.ctx),
+                                           &s->result, &result, why, sizeof why);
+    if (state == ISO_SPAWN_RUNS)
+        return;
+    if (state == ISO_SPAWN_DONE && s->spawn.kind == ISO_JOB_SIGN)
+        iso_crash_point("F12");
+    if (state == ISO_SPAWN_FAILED)
+        ev.kind = ISO_CE_JOB_FAILED;
+    memcpy(ev.id, s->spawn.id, 16);
+    iso_shell_step(s, &ev);
+    iso_shell_settle(s);
+}
+
+static iso_err each_minute(iso_shell *s, iso_error *e)
+{
+    iso_time now = s->clock.mono_ms(s->clock.ctx);
+    if (s->minute && now - s->minute < MINUTE_MS)
+        return ISO_OK;
+    s->minute = now;
+    iso_coord_event ev = {.kind = ISO_CE_DISK};
+    iso_err err = iso_state_check_file(s->state, e);
+    if (!err)
+        err = iso_state_free_bytes(s->state, &ev.disk_free, e);
+    if (err)
+        return err;
+    if (ev.disk_free > s->config.disk_floor_bytes)
+        (void)!iso_state_make_reserve(s->state, NULL);
+    iso_shell_step(s, &ev);
+    return ISO_OK;
+}
+
+/* A failed commit: nobody may be told anything of those steps; the state on disk is the truth. */
+static iso_err reload(iso_shell *s, iso_error *e)
+{
+    if (++s->failures > RELOADS_MAX)
+        return iso_fail(e, ISO_ERR_RESOURCE, "state cannot be written; see the log");
+    iso_log_event(s->log, ISO_LOG_WARN, "reload", "try=%d", s->failures);
+    iso_coord_free(s->core);
+    s->core = NULL;
+    s->must_reload = false;
+    s->op_count = s->held_count = s->step_count = s->answer_count = 0;
+    iso_server_cut_all(s->server);
+    iso_err err = make_core(s, e);
+    if (!err)
+        err = write_endpoint(s, s->host, e);
+    if (!err)
+        iso_shell_start_core(s);
+    return err;
+}
+
+static long wait_ms(const iso_shell *s)
+{
+    iso_time now = s->clock.mono_ms(s->clock.ctx), wake = iso_coord_next_wake(s->core);
+    if (s->answer_count || s->must_reload)
+        return 0;
+    uint64_t left = wake > now ? wake - now : 0;
+    return left < 1000 ? (long)left : 1000;
+}
+
+static iso_err run_loop(iso_shell *s, int signal_fd, iso_error *e)
+{
+    while (!s->is_stopping) {
+        struct pollfd fds[ISO_ADMIN_CONNECTIONS + 3];
+        size_t n = iso_admin_fds(s->admin, fds);
+        fds[n++] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
+        if (s->spawn.pidfd >= 0)
+            fds[n++] = (struct pollfd){.fd = s->spawn.pidfd, .events = POLLIN};
+        iso_err err = iso_server_wait(s->server, fds, n, wait_ms(s), e);
+        if (err)
+            return err;
+        struct signalfd_siginfo info;
+        if (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+            s->is_stopping = true;
+        iso_server_tick(s->server, s->clock.mono_ms(s->clock.ctx));
+        take_messages(s);
+        take_commands(s);
+        look_at_worker(s);
+        iso_coord_event tick = {.kind = ISO_CE_TICK};
+        iso_shell_step(s, &tick);
+        if ((err = each_minute(s, e)) != ISO_OK)
+            return err;
+        iso_shell_settle(s);
+        iso_shell_flush(s);
+        iso_shell_settle(s);
+        iso_shell_flush(s);
+        if (s->must_reload && (err = reload(s, e)) != ISO_OK)
+            return err;
+    }
+    /* An answer that is on its way to an operator still leaves. */
+    iso_shell_flush(s);
+    iso_admin_serve(s->admin);
+    return ISO_OK;
+}
+
+iso_err iso_coord_daemon_run(const iso_daemon_options *options, iso_error *e)
+{
+    sigset_t signals;
+    iso_shell *s = iso_calloc(1, sizeof *s);
+    if (!s)
+        return iso_nomem(e, sizeof *s);
+    s->options = options;
+    s->log = options->log;
+    s->clock = iso_clock_system();
+    s->spawn.pid = s->spawn.pidfd = -1;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigprocmask(SIG_BLOCK, &signals, NULL); /* before any thread starts */
+    signal(SIGPIPE, SIG_IGN);
+    int signal_fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
+    iso_err err = iso_crypto_init(e);
+    if (!err)
+        err = iso_crypto_no_dumps(e);
+    if (!err && iso_crypto_swap_is_on())
+        iso_log_event(s->log, ISO_LOG_WARN, "swap_is_on",
+                      "keys=\"locked in memory, the rest not\"");
+    if (!err)
+        err = open_all(s, e);
+    if (!err && !options->check_config) {
+        iso_shell_start_core(s);
+        iso_log_event(s->log, ISO_LOG_INFO, "ready", "endpoint=tcp://%s:%u", s->host,
+                      iso_server_port(s->server));
+        err = run_loop(s, signal_fd, e);
+        iso_log_event(s->log, ISO_LOG_INFO, "stopped", "clean=%d", !err);
+    }
+    close_all(s);
+    if (signal_fd >= 0)
+        close(signal_fd);
+    free(s);
+    return err;
+}

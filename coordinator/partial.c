@@ -1,0 +1,182 @@
+/* Crash points F1 and F2 stand around the write of a chunk. Chunks are not synced one by one: after
+ * a power cut the file is hashed again, and what it lost is sent again (S53). */
+#include "coordinator/partial.h"
+
+#include "core/crash.h"
+#include "core/fsio.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct {
+    int fd;
+    uint64_t bytes;
+    iso_hasher hash;
+} partial;
+
+static void path_of(const iso_partials *p, const uint8_t id[16], char out[4096])
+{
+    char hex[33];
+    iso_hex(hex, id, 16);
+    snprintf(out, 4096, "%s/%s", p->folder, hex);
+}
+
+iso_err iso_partials_open(iso_partials *p, const char *dir, iso_error *e)
+{
+    *p = (iso_partials){0};
+    p->folder = iso_path_join(dir, "uploads");
+    return p->folder ? iso_make_dirs(p->folder, 0700, e) : iso_nomem(e, strlen(dir));
+}
+
+static void close_file(iso_partials *p, const uint8_t id[16])
+{
+    partial *f = iso_index_get(&p->files, id);
+    if (!f)
+        return;
+    close(f->fd);
+    iso_index_remove(&p->files, id);
+    free(f);
+}
+
+void iso_partials_close(iso_partials *p)
+{
+    for (size_t i = 0; i < p->files.capacity; i++)
+        if (p->files.slots[i].value) {
+            close(((partial *)p->files.slots[i].value)->fd);
+            free(p->files.slots[i].value);
+        }
+    iso_index_free(&p->files);
+    free(p->folder);
+    *p = (iso_partials){0};
+}
+
+/* Whole chunks of `have` bytes; the body's last chunk may be shorter than the others. */
+static uint64_t whole_chunks(uint64_t have, uint32_t chunk_bytes, uint64_t body_bytes,
+                             uint32_t *chunks)
+{
+    if (have >= body_bytes) {
+        *chunks = (uint32_t)((body_bytes + chunk_bytes - 1) / chunk_bytes);
+        return body_bytes;
+    }
+    *chunks = (uint32_t)(have / chunk_bytes);
+    return (uint64_t)*chunks * chunk_bytes;
+}
+
+static iso_err rehash(partial *f, const char *path, iso_error *e)
+{
+    enum { PIECE = 256 * 1024 };
+    uint8_t *piece = malloc(PIECE);
+    if (!piece)
+        return iso_nomem(e, PIECE);
+    iso_err err = ISO_OK;
+    for (uint64_t at = 0; at < f->bytes && !err;) {
+        size_t want = f->bytes - at < PIECE ? (size_t)(f->bytes - at) : PIECE;
+        ssize_t n = pread(f->fd, piece, want, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            err = iso_fail_errno(e, ISO_ERR_RESOURCE, n < 0 ? errno : EIO, "%s", path);
+        else
+            iso_hasher_add(&f->hash, piece, (size_t)n);
+        at += n > 0 ? (uint64_t)n : 0;
+    }
+    free(piece);
+    return err;
+}
+
+iso_err iso_partial_open(iso_partials *p, const uint8_t id[16], uint32_t chunk_bytes,
+                         uint64_t body_bytes, uint32_t *chunks, iso_error *e)
+{
+    char path[4096];
+    struct stat st;
+    close_file(p, id);
+    path_of(p, id, path);
+    partial *f = iso_calloc(1, sizeof *f);
+    if (!f)
+        return iso_nomem(e, sizeof *f);
+    iso_err err = ISO_OK;
+    f->fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (f->fd < 0 || fstat(f->fd, &st) != 0)
+        err = iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", path);
+    if (!err) {
+        iso_hasher_init(&f->hash);
+        f->bytes = whole_chunks((uint64_t)st.st_size, chunk_bytes, body_bytes, chunks);
+        if (ftruncate(f->fd, (off_t)f->bytes) != 0)
+            err = iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", path);
+    }
+    if (!err)
+        err = rehash(f, path, e);
+    if (!err && !iso_index_put(&p->files, id, f))
+        err = iso_nomem(e, sizeof *f);
+    if (err) {
+        if (f->fd >= 0)
+            close(f->fd);
+        free(f);
+    }
+    return err;
+}
+
+iso_err iso_partial_write(iso_partials *p, const uint8_t id[16], const void *data, size_t bytes,
+                          iso_error *e)
+{
+    partial *f = iso_index_get(&p->files, id);
+    if (!f)
+        return iso_fail(e, ISO_ERR_INTERNAL, "upload is not open");
+    iso_crash_point("F1");
+    const uint8_t *from = data;
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(f->fd, from + done, bytes - done, (off_t)(f->bytes + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return iso_fail_errno(e, ISO_ERR_RESOURCE, n < 0 ? errno : ENOSPC, "upload");
+        done += (size_t)n;
+    }
+    iso_hasher_add(&f->hash, data, bytes);
+    f->bytes += bytes;
+    iso_crash_point("F2");
+    return ISO_OK;
+}
+
+iso_err iso_partial_store(iso_partials *p, const uint8_t id[16], const iso_digest *digest,
+                          uint64_t body_bytes, iso_blob_dir *blobs, iso_error *e)
+{
+    partial *f = iso_index_get(&p->files, id);
+    if (!f)
+        return iso_fail(e, ISO_ERR_INTERNAL, "upload is not open");
+    char path[4096];
+    path_of(p, id, path);
+    iso_digest have = iso_hasher_end(&f->hash);
+    bool is_same = f->bytes == body_bytes && iso_digest_equal(&have, digest);
+    iso_err err = is_same ? ISO_OK : iso_fail(e, ISO_ERR_DATA, "the body has another digest");
+    if (!err && fdatasync(f->fd) != 0)
+        err = iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", path);
+    close_file(p, id);
+    return err ? err : iso_blob_dir_adopt(blobs, path, digest, e);
+}
+
+void iso_partial_drop(iso_partials *p, const uint8_t id[16])
+{
+    char path[4096];
+    close_file(p, id);
+    path_of(p, id, path);
+    unlink(path);
+}
+
+iso_err iso_partials_sweep(iso_partials *p, iso_partial_live_fn *is_live, void *arg, iso_error *e)
+{
+    iso_names names = {0};
+    iso_err err = iso_list_dir(p->folder, &names, e);
+    for (size_t i = 0; i < names.count && !err; i++) {
+        uint8_t id[16];
+        if (iso_unhex(id, 16, names.names[i]) && !is_live(arg, id))
+            iso_partial_drop(p, id);
+    }
+    iso_names_free(&names);
+    return err;
+}

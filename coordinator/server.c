@@ -1,0 +1,520 @@
+/* ROUTER socket, peers by routing id, queues, cuts. Traps: specs/security.md T1 - T12. */
+#include "coordinator/server.h"
+
+#include "coordinator/index.h"
+#include "core/mem.h"
+#include "core/wire.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <zmq.h>
+
+enum { QUEUE_MESSAGES = 64, QUEUE_BYTES = 4 << 20, CUT_DELAY_MS = 150, LIVE_FDS_MAX = 1 << 17 };
+
+typedef struct queued {
+    struct queued *next;
+    size_t head_bytes, body_bytes;
+    uint8_t bytes[]; /* head, body */
+} queued;
+
+typedef struct {
+    iso_peer id;
+    uint8_t routing[16]; /* length, then the library's own bytes */
+    iso_peer_name name;
+    int fd; /* -1: unknown */
+    queued *first, *last;
+    size_t queue_count, queue_bytes;
+    uint64_t cut_at; /* 0: not */
+} peer;
+
+struct iso_server {
+    void *context, *socket, *monitor;
+    iso_zap *zap;
+    iso_log *log;
+    uint16_t port;
+    uint32_t connections, live_count;
+    peer **peers;
+    size_t peer_count, peer_capacity;
+    iso_index by_routing, by_id;
+    iso_peer next_id;
+    uint8_t *live; /* bit a descriptor: connected now */
+    iso_peer *gone;
+    size_t gone_count, gone_capacity;
+    uint64_t now;
+    bool has_waiting;
+    zmq_msg_t head, body;
+    bool has_message;
+};
+
+/* ---- peers ---- */
+
+static void id_key(iso_peer id, uint8_t key[16])
+{
+    memset(key, 0, 16);
+    iso_put_u64(key, id);
+}
+
+static peer *by_id(const iso_server *s, iso_peer id)
+{
+    uint8_t key[16];
+    id_key(id, key);
+    return iso_index_get(&s->by_id, key);
+}
+
+static peer *add_peer(iso_server *s, const uint8_t routing[16], const iso_peer_name *name)
+{
+    uint8_t key[16];
+    if (s->peer_count == s->peer_capacity) {
+        size_t capacity = s->peer_capacity ? s->peer_capacity * 2 : 64;
+        peer **wider = realloc(s->peers, capacity * sizeof(peer *));
+        if (!wider)
+            return NULL;
+        s->peers = wider;
+        s->peer_capacity = capacity;
+    }
+    peer *p = iso_calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->id = ++s->next_id;
+    p->name = *name;
+    p->fd = -1;
+    memcpy(p->routing, routing, 16);
+    id_key(p->id, key);
+    if (!iso_index_put(&s->by_routing, routing, p) || !iso_index_put(&s->by_id, key, p)) {
+        iso_index_remove(&s->by_routing, routing);
+        free(p);
+        return NULL;
+    }
+    s->peers[s->peer_count++] = p;
+    return p;
+}
+
+static void clear_queue(peer *p)
+{
+    while (p->first) {
+        queued *next = p->first->next;
+        free(p->first);
+        p->first = next;
+    }
+    p->last = NULL;
+    p->queue_count = p->queue_bytes = 0;
+}
+
+static void drop_peer(iso_server *s, peer *p)
+{
+    uint8_t key[16];
+    id_key(p->id, key);
+    iso_index_remove(&s->by_routing, p->routing);
+    iso_index_remove(&s->by_id, key);
+    for (size_t i = 0; i < s->peer_count; i++)
+        if (s->peers[i] == p)
+            s->peers[i] = s->peers[--s->peer_count];
+    if (s->gone_count == s->gone_capacity) {
+        size_t capacity = s->gone_capacity ? s->gone_capacity * 2 : 64;
+        iso_peer *wider = realloc(s->gone, capacity * sizeof *wider);
+        if (wider) {
+            s->gone = wider;
+            s->gone_capacity = capacity;
+        }
+    }
+    if (s->gone_count < s->gone_capacity)
+        s->gone[s->gone_count++] = p->id;
+    clear_queue(p);
+    free(p);
+}
+
+bool iso_server_next_gone(iso_server *s, iso_peer *out)
+{
+    if (s->gone_count == 0)
+        return false;
+    *out = s->gone[--s->gone_count];
+    return true;
+}
+
+/* ---- connections: descriptors by monitor events (S25) ---- */
+
+static bool is_live(const iso_server *s, int fd)
+{
+    return fd >= 0 && fd < LIVE_FDS_MAX && (s->live[fd / 8] >> (fd % 8) & 1);
+}
+
+static void set_live(iso_server *s, int fd, bool is_on)
+{
+    if (fd < 0 || fd >= LIVE_FDS_MAX || is_live(s, fd) == is_on)
+        return;
+    s->live[fd / 8] ^= (uint8_t)(1u << (fd % 8));
+    s->live_count += is_on ? 1 : -1u;
+}
+
+static void read_monitor(iso_server *s)
+{
+    zmq_msg_t m;
+    for (;;) {
+        zmq_msg_init(&m);
+        if (zmq_msg_recv(&m, s->monitor, ZMQ_DONTWAIT) < 6) {
+            zmq_msg_close(&m);
+            return;
+        }
+        const uint8_t *d = zmq_msg_data(&m);
+        uint16_t event = iso_get_u16(d);
+        int fd = (int)iso_get_u32(d + 2);
+        bool more = zmq_msg_more(&m);
+        zmq_msg_close(&m);
+        zmq_msg_init(&m);
+        if (more)
+            zmq_msg_recv(&m, s->monitor, ZMQ_DONTWAIT); /* address */
+        zmq_msg_close(&m);
+        if (event == ZMQ_EVENT_ACCEPTED) {
+            set_live(s, fd, true);
+            if (s->live_count > s->connections)
+                shutdown(fd, SHUT_RDWR); /* S45: the newest goes */
+        } else if (event == ZMQ_EVENT_DISCONNECTED || event == ZMQ_EVENT_CLOSED) {
+            set_live(s, fd, false);
+            for (size_t i = s->peer_count; i > 0; i--)
+                if (s->peers[i - 1]->fd == fd)
+                    drop_peer(s, s->peers[i - 1]);
+        }
+    }
+}
+
+/* Two live descriptors a User-Id; the older goes (S45). */
+static void limit_user(iso_server *s, const peer *newest)
+{
+    size_t count = 0;
+    peer *oldest = NULL;
+    for (size_t i = 0; i < s->peer_count; i++) {
+        peer *p = s->peers[i];
+        if (p->cut_at || memcmp(&p->name, &newest->name, sizeof p->name) != 0)
+            continue;
+        count++;
+        if (p != newest && (!oldest || p->id < oldest->id))
+            oldest = p;
+    }
+    if (count > 2 && oldest)
+        iso_server_cut(s, oldest->id);
+}
+
+/* ---- receiving ---- */
+
+static void end_message(iso_server *s)
+{
+    if (s->has_message) {
+        zmq_msg_close(&s->head);
+        zmq_msg_close(&s->body);
+        s->has_message = false;
+    }
+}
+
+/* Reads what is left of a multipart message without keeping any of it (S47). */
+static size_t drain(iso_server *s)
+{
+    int more = 1;
+    size_t bytes = sizeof more, count = 0;
+    zmq_getsockopt(s->socket, ZMQ_RCVMORE, &more, &bytes);
+    while (more) {
+        zmq_msg_t m;
+        zmq_msg_init(&m);
+        if (zmq_msg_recv(&m, s->socket, ZMQ_DONTWAIT) < 0)
+            more = 0;
+        else
+            more = zmq_msg_more(&m);
+        zmq_msg_close(&m);
+        count++;
+    }
+    return count;
+}
+
+static peer *sender(iso_server *s, zmq_msg_t *routing, zmq_msg_t *head)
+{
+    uint8_t key[16] = {0};
+    size_t n = zmq_msg_size(routing);
+    if (n == 0 || n > 15)
+        return NULL;
+    key[0] = (uint8_t)n;
+    memcpy(key + 1, zmq_msg_data(routing), n);
+    peer *p = iso_index_get(&s->by_routing, key);
+    if (!p) {
+        iso_peer_name name;
+        if (!iso_zap_parse_user(zmq_msg_gets(head, "User-Id"), &name))
+            return NULL; /* cannot be: ZAP names everyone it admits */
+        if (!(p = add_peer(s, key, &name)))
+            return NULL;
+        limit_user(s, p);
+    }
+    int fd = zmq_msg_get(head, ZMQ_SRCFD);
+    p->fd = is_live(s, fd) ? fd : -1;
+    return p;
+}
+
+bool iso_server_next(iso_server *s, iso_server_message *m)
+{
+    end_message(s);
+    read_monitor(s);
+    for (;;) {
+        zmq_msg_t routing;
+        zmq_msg_init(&routing);
+        if (zmq_msg_recv(&routing, s->socket, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(&routing);
+            return false;
+        }
+        zmq_msg_init(&s->head);
+        zmq_msg_init(&s->body);
+        s->has_message = true;
+        *m = (iso_server_message){0};
+        bool has_head =
+            zmq_msg_more(&routing) && zmq_msg_recv(&s->head, s->socket, ZMQ_DONTWAIT) >= 0;
+        bool has_body = has_head && zmq_msg_more(&s->head) &&
+                        zmq_msg_recv(&s->body, s->socket, ZMQ_DONTWAIT) >= 0;
+        peer *p = has_head ? sender(s, &routing, &s->head) : NULL;
+        size_t extra = has_body && zmq_msg_more(&s->body) ? drain(s) : 0;
+        zmq_msg_close(&routing);
+        if (!p || p->cut_at) { /* nobody we know, or on its way out */
+            end_message(s);
+            continue;
+        }
+        m->peer = p->id;
+        m->name = p->name;
+        m->head = zmq_msg_data(&s->head);
+        m->head_bytes = zmq_msg_size(&s->head);
+        m->body = zmq_msg_data(&s->body);
+        m->body_bytes = zmq_msg_size(&s->body);
+        if (extra) {
+            m->fault = "more than two frames";
+            iso_server_cut(s, p->id);
+        } else if (!has_body) {
+            m->fault = "a message has two frames";
+        } else if (m->head_bytes > ISO_HEAD_MAX_BYTES || m->body_bytes > ISO_BODY_MAX_BYTES) {
+            m->fault = "a frame is too large";
+        }
+        return true;
+    }
+}
+
+/* ---- sending ---- */
+
+typedef enum { SENT, WAITS, GONE } send_outcome;
+
+static send_outcome send_now(iso_server *s, const peer *p, const void *head, size_t head_bytes,
+                             const void *body, size_t body_bytes)
+{
+    if (zmq_send(s->socket, p->routing + 1, p->routing[0], ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
+        return errno == EAGAIN ? WAITS : GONE;
+    /* Once the first part is taken the rest of the message is too. */
+    if (zmq_send(s->socket, head, head_bytes, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0 ||
+        zmq_send(s->socket, body, body_bytes, ZMQ_DONTWAIT) < 0)
+        return GONE;
+    return SENT;
+}
+
+static bool enqueue(iso_server *s, peer *p, const void *head, size_t head_bytes, const void *body,
+                    size_t body_bytes)
+{
+    size_t bytes = head_bytes + body_bytes;
+    if (p->queue_count >= QUEUE_MESSAGES || p->queue_bytes + bytes > QUEUE_BYTES)
+        return false;
+    queued *q = malloc(sizeof *q + bytes);
+    if (!q)
+        return false;
+    *q = (queued){.head_bytes = head_bytes, .body_bytes = body_bytes};
+    memcpy(q->bytes, head, head_bytes);
+    if (body_bytes)
+        memcpy(q->bytes + head_bytes, body, body_bytes);
+    if (p->last)
+        p->last->next = q;
+    else
+        p->first = q;
+    p->last = q;
+    p->queue_count++;
+    p->queue_bytes += bytes;
+    s->has_waiting = true;
+    return true;
+}
+
+void iso_server_send(iso_server *s, iso_peer id, const void *head, size_t head_bytes,
+                     const void *body, size_t body_bytes)
+{
+    peer *p = by_id(s, id);
+    if (!p)
+        return;
+    send_outcome o = p->first ? WAITS : send_now(s, p, head, head_bytes, body, body_bytes);
+    if (o == WAITS && !enqueue(s, p, head, head_bytes, body, body_bytes)) {
+        iso_log_event(s->log, ISO_LOG_WARN, "peer_slow", "peer=%llu queued=%zu",
+                      (unsigned long long)id, p->queue_count);
+        iso_server_cut(s, id);
+    } else if (o == GONE) {
+        drop_peer(s, p);
+    }
+}
+
+void iso_server_cut(iso_server *s, iso_peer id)
+{
+    peer *p = by_id(s, id);
+    if (p && !p->cut_at)
+        p->cut_at = s->now + CUT_DELAY_MS;
+}
+
+void iso_server_cut_all(iso_server *s)
+{
+    for (size_t i = s->peer_count; i > 0; i--) {
+        peer *p = s->peers[i - 1];
+        if (is_live(s, p->fd))
+            shutdown(p->fd, SHUT_RDWR);
+        drop_peer(s, p);
+    }
+    s->gone_count = 0; /* the new core never knew them */
+}
+
+void iso_server_tick(iso_server *s, uint64_t now_ms)
+{
+    s->now = now_ms;
+    read_monitor(s);
+    s->has_waiting = false;
+    for (size_t i = s->peer_count; i > 0; i--) {
+        peer *p = s->peers[i - 1];
+        send_outcome o = SENT;
+        while (p->first && o == SENT) {
+            queued *q = p->first;
+            o = send_now(s, p, q->bytes, q->head_bytes, q->bytes + q->head_bytes, q->body_bytes);
+            if (o != SENT)
+                break;
+            p->first = q->next;
+            if (!p->first)
+                p->last = NULL;
+            p->queue_count--;
+            p->queue_bytes -= q->head_bytes + q->body_bytes;
+            free(q);
+        }
+        s->has_waiting = s->has_waiting || p->first || p->cut_at;
+        if (p->cut_at && now_ms >= p->cut_at && is_live(s, p->fd))
+            shutdown(p->fd, SHUT_RDWR);
+        if (o == GONE || (p->cut_at && now_ms >= p->cut_at))
+            drop_peer(s, p);
+    }
+}
+
+/* ---- waiting ---- */
+
+iso_err iso_server_wait(iso_server *s, struct pollfd *fds, size_t count, long timeout_ms,
+                        iso_error *e)
+{
+    zmq_pollitem_t items[64];
+    if (count > 62)
+        return iso_fail(e, ISO_ERR_INTERNAL, "%zu descriptors to wait for", count);
+    items[0] = (zmq_pollitem_t){s->socket, 0, ZMQ_POLLIN, 0};
+    items[1] = (zmq_pollitem_t){s->monitor, 0, ZMQ_POLLIN, 0};
+    for (size_t i = 0; i < count; i++)
+        items[i + 2] = (zmq_pollitem_t){NULL, fds[i].fd,
+                                        (short)((fds[i].events & POLLIN ? ZMQ_POLLIN : 0) |
+                                                (fds[i].events & POLLOUT ? ZMQ_POLLOUT : 0)),
+                                        0};
+    if (s->has_waiting && (timeout_ms < 0 || timeout_ms > 20))
+        timeout_ms = 20;
+    if (zmq_poll(items, (int)count + 2, timeout_ms) < 0 && errno != EINTR)
+        return iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "poll");
+    for (size_t i = 0; i < count; i++)
+        fds[i].revents = (short)((items[i + 2].revents & ZMQ_POLLIN ? POLLIN : 0) |
+                                 (items[i + 2].revents & ZMQ_POLLOUT ? POLLOUT : 0) |
+                                 (items[i + 2].revents & ZMQ_POLLERR ? POLLERR : 0));
+    return ISO_OK;
+}
+
+/* ---- opening ---- */
+
+iso_err iso_server_admit(iso_server *s, const iso_zap_key *keys, size_t count, iso_error *e)
+{
+    return iso_zap_admit(s->zap, keys, count, e);
+}
+
+uint16_t iso_server_port(const iso_server *s)
+{
+    return s->port;
+}
+
+static iso_err bind_public(iso_server *s, const iso_server_options *o, iso_error *e)
+{
+    char address[300], bound[300];
+    size_t bytes = sizeof bound;
+    if (o->port)
+        snprintf(address, sizeof address, "tcp://%.250s:%u", o->host, o->port);
+    else
+        snprintf(address, sizeof address, "tcp://%.250s:*", o->host);
+    if (zmq_bind(s->socket, address) != 0) {
+        if (errno == EADDRINUSE)
+            return iso_fail(e, ISO_ERR_RESOURCE,
+                            "port %u of %.100s is in use by another program: change `listen`",
+                            o->port, o->host);
+        return iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%.200s", address);
+    }
+    if (zmq_getsockopt(s->socket, ZMQ_LAST_ENDPOINT, bound, &bytes) != 0)
+        return iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%.200s", address);
+    s->port = (uint16_t)strtoul(strrchr(bound, ':') + 1, NULL, 10);
+    return ISO_OK;
+}
+
+iso_err iso_server_open(iso_server **out, const iso_server_options *o, iso_error *e)
+{
+    *out = NULL;
+    iso_server *s = iso_calloc(1, sizeof *s);
+    if (!s || !(s->live = iso_calloc(LIVE_FDS_MAX / 8, 1))) {
+        free(s);
+        return iso_nomem(e, sizeof *s);
+    }
+    s->log = o->log;
+    s->connections = o->connections;
+    iso_err err = ISO_OK;
+    s->context = zmq_ctx_new();
+    if (!s->context || !(s->socket = zmq_socket(s->context, ZMQ_ROUTER)))
+        err = iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "zmq");
+    if (!err)
+        err = iso_zap_socket_options(s->socket, o->transport_secret, e);
+    if (!err)
+        err = iso_zap_start(&s->zap, s->context, o->handshakes_per_s, o->handshake_burst, e);
+    if (!err)
+        err = iso_zap_selftest(s->context, s->socket, s->zap, o->transport_pk, e);
+    int zero = 0;
+    if (!err &&
+        (zmq_socket_monitor(s->socket, "inproc://isofed.monitor",
+                            ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CLOSED) != 0 ||
+         !(s->monitor = zmq_socket(s->context, ZMQ_PAIR)) ||
+         zmq_setsockopt(s->monitor, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
+         zmq_connect(s->monitor, "inproc://isofed.monitor") != 0))
+        err = iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "zmq monitor");
+    if (!err)
+        err = bind_public(s, o, e);
+    if (err) {
+        iso_server_close(s);
+        return err;
+    }
+    *out = s;
+    return ISO_OK;
+}
+
+void iso_server_close(iso_server *s)
+{
+    if (!s)
+        return;
+    end_message(s);
+    if (s->socket)
+        zmq_socket_monitor(s->socket, NULL, 0);
+    if (s->monitor)
+        zmq_close(s->monitor);
+    if (s->socket)
+        zmq_close(s->socket);
+    iso_zap_stop(s->zap);
+    if (s->context)
+        zmq_ctx_term(s->context);
+    for (size_t i = 0; i < s->peer_count; i++) {
+        clear_queue(s->peers[i]);
+        free(s->peers[i]);
+    }
+    iso_index_free(&s->by_routing);
+    iso_index_free(&s->by_id);
+    free(s->peers);
+    free(s->gone);
+    free(s->live);
+    free(s);
+}

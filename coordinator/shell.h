@@ -1,0 +1,64 @@
+/* Inside of the daemon: its parts, and how effects become deeds. */
+#ifndef ISO_COORDINATOR_SHELL_H
+#define ISO_COORDINATOR_SHELL_H
+
+#include "coordinator/admin.h"
+#include "coordinator/daemon.h"
+#include "coordinator/identity.h"
+#include "coordinator/partial.h"
+#include "coordinator/server.h"
+#include "coordinator/spawn.h"
+#include "core/clock.h"
+#include "core/state_sqlite.h"
+#include "crypto/token.h"
+
+#include <stdio.h>
+
+enum { SHELL_BATCH = 64 };
+
+typedef struct {
+    const iso_daemon_options *options;
+    iso_coord_config config;
+    iso_coord_keys_file keys;
+    iso_arena arena; /* configuration */
+    iso_clock clock;
+    iso_sealer sealer;
+    iso_entropy entropy;
+    iso_log *log;
+    iso_state *state;
+    iso_store store;
+    iso_server *server;
+    iso_admin *admin;
+    iso_partials partials;
+    iso_spawn spawn;
+    iso_coord *core;
+    char dir[3072], worker[4096], host[ISO_HOST_MAX + 1];
+    FILE *audit;
+
+    /* group commit (S88): steps whose rows wait for one transaction */
+    iso_coord_effects steps[SHELL_BATCH];
+    size_t step_count;
+    iso_op *ops;
+    size_t op_count, op_capacity;
+    const iso_coord_effect **held; /* effects that come after it */
+    size_t held_count, held_capacity;
+
+    iso_coord_event *answers; /* events that effects caused, to be stepped next */
+    size_t answer_count, answer_capacity;
+    uint8_t *piece; /* one blob chunk */
+    iso_arena message, result;
+    bool is_stopping, must_reload;
+    int failures; /* commits that failed in a row */
+    iso_time minute;
+} iso_shell;
+
+/* Steps the core and performs or holds what it says. */
+void iso_shell_step(iso_shell *s, const iso_coord_event *ev);
+/* One transaction for all that waits, then the effects behind it. */
+void iso_shell_flush(iso_shell *s);
+/* Steps what effects have answered, until nothing is left. */
+void iso_shell_settle(iso_shell *s);
+/* Starts the core (after restore) and performs what it resumes. */
+void iso_shell_start_core(iso_shell *s);
+
+#endif
