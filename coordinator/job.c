@@ -100,7 +100,7 @@ iso_err iso_job_text(const iso_job *job, iso_buf *out, iso_error *e)
         iso_json_set(root, "candidates", candidates);
         iso_json_set(root, "backbone", iso_json_string(job->backbone ? job->backbone : ""));
     }
-    iso_err err = iso_json_dump(root, ISO_JSON_CANONICAL, out, e);
+    iso_err err = iso_json_dump(root, ISO_JSON_COMPACT, out, e);
     iso_json_free(root);
     return err;
 }
