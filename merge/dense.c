@@ -289,12 +289,16 @@ iso_err iso_merge_dense(const iso_dense_input *in, size_t T, const iso_dense_inp
         err = iso_nomem(e, out->count * sizeof *costs);
         goto done;
     }
+    double scratch = 0.0;
     for (size_t i = 0; i < out->count; i++) {
         const iso_layer_report *r = &out->reports[i];
-        double m = (double)r->m, n = (double)r->n;
-        costs[i] = r->treatment == ISO_BY_METHOD ? m * n * fmin(m, n) : m * n;
+        double m = (double)r->m, n = (double)r->n, q = fmin(m, n);
+        bool is_decomposed = r->treatment == ISO_BY_METHOD && !o->method->coefficients;
+        costs[i] = is_decomposed ? m * n * q : m * n;
+        scratch = fmax(scratch, 8.0 * (is_decomposed ? 9.0 * m * n + 6.0 * q * q : 3.0 * m * n));
     }
     iso_jobs jobs = {.count = out->count,
+                     .scratch_bytes = (size_t)scratch,
                      .costs = costs,
                      .run = merge_job,
                      .ctx = &w,

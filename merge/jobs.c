@@ -5,7 +5,9 @@
 #include "merge/linalg/linalg.h"
 
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 typedef struct {
     const iso_jobs *jobs;
@@ -38,6 +40,22 @@ static void one(void *ctx, size_t position, int worker)
         j->progress(j->progress_ctx, done, j->count);
 }
 
+/* One block that lasts for all jobs of a worker, on huge pages where the system has them: page
+ * faults cost a tenth of a merge of 768x768 otherwise. Nothing is touched here; failure is fine. */
+static void reserve(iso_arena *a, size_t bytes)
+{
+    enum { WORTH_IT = 1 << 20, PAGE = 1 << 21 };
+    if (bytes < WORTH_IT)
+        return;
+    char *block = iso_arena_alloc(a, bytes, 1);
+    if (!block)
+        return;
+    uintptr_t first = ((uintptr_t)block + PAGE - 1) / PAGE * PAGE, end = (uintptr_t)block + bytes;
+    if (end > first + PAGE)
+        (void)madvise((void *)first, (end - first) / PAGE * PAGE, MADV_HUGEPAGE);
+    iso_arena_reset(a);
+}
+
 /* Dearest first, ties in index order: insertion into a heap would save nothing at these counts. */
 static void sort_by_cost(const double *costs, size_t *order, size_t n)
 {
@@ -63,6 +81,8 @@ iso_err iso_jobs_run(const iso_jobs *jobs, iso_error *e)
         err = iso_nomem(e, jobs->count * sizeof *r.errors);
         goto done;
     }
+    for (size_t w = 0; w < workers && w < jobs->count; w++)
+        reserve(&r.arenas[w], jobs->scratch_bytes);
     sort_by_cost(jobs->costs, r.order, jobs->count);
     iso_parallel_for(jobs->count, 1, one, &r);
     for (size_t i = 0; i < jobs->count && !err; i++) {

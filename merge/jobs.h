@@ -8,7 +8,8 @@ typedef iso_err iso_job_fn(void *ctx, size_t i, iso_arena *scratch, iso_error *e
 
 typedef struct {
     size_t count;
-    const double *costs; /* count, or NULL: the dearest start first; results do not depend on it */
+    size_t scratch_bytes; /* what the largest job is thought to need; 0: unknown */
+    const double *costs;  /* count, or NULL: the dearest start first; results do not depend on it */
     iso_job_fn *run;
     void *ctx;
     void (*progress)(void *ctx, size_t done, size_t total); /* may be NULL; from one thread */

@@ -314,9 +314,20 @@ iso_err iso_merge_lora(const iso_lora_input *in, size_t T, const iso_merge_optio
         w.weights[t] = o->weights ? o->weights[t] : 1.0;
         out->task_scales[t] = 1.0;
     }
-    for (size_t i = 0; i < out->count; i++)
-        costs[i] = (double)out->reports[i].m + (double)out->reports[i].n;
-    iso_jobs jobs = {.count = out->count, .costs = costs, .ctx = &w, .stop = o->stop};
+    double scratch = 0.0;
+    for (size_t i = 0; i < out->count; i++) {
+        double side = (double)out->reports[i].m + (double)out->reports[i].n, R = 0.0;
+        for (size_t t = 0; t < T; t++)
+            R += w.table[i * T + t] ? (double)w.table[i * T + t]->rank : 0.0;
+        double k = fmin(R, fmin((double)out->reports[i].m, (double)out->reports[i].n));
+        costs[i] = side * R * k;
+        scratch = fmax(scratch, 8.0 * (4.0 * side * R + (double)(T + 10) * k * k));
+    }
+    iso_jobs jobs = {.count = out->count,
+                     .scratch_bytes = (size_t)scratch,
+                     .costs = costs,
+                     .ctx = &w,
+                     .stop = o->stop};
     if (o->guard.norm_cap > 0.0 && T > 1)
         err = apply_norm_cap(&w, &jobs, e);
     if (!err) {

@@ -124,12 +124,12 @@ void iso_basis_expand(const iso_basis *b, size_t c, double *W, double *out)
         memcpy(out, W, c * b->m * sizeof *out);
         return;
     case ISO_BASIS_HOUSEHOLDER:
-        iso_gemm(ISO_AS_IS, ISO_AS_IS, c, b->m, b->k, 1.0, W, b->k, b->Q, b->m, 0.0, out, b->m);
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, c, b->m, b->k, 1.0, W, b->k, b->Q, b->m, 0.0, out, b->m);
         return;
     case ISO_BASIS_CHOLESKY: /* Q = L^-1 X, so W Q = (W L^-1) X */
         cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, (blasint)c,
                     (blasint)b->k, 1.0, b->coords, (blasint)b->k, W, (blasint)b->k);
-        iso_gemm(ISO_AS_IS, ISO_AS_IS, c, b->m, b->k, 1.0, W, b->k, b->X, b->m, 0.0, out, b->m);
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, c, b->m, b->k, 1.0, W, b->k, b->X, b->m, 0.0, out, b->m);
         return;
     }
 }

@@ -22,7 +22,7 @@ void iso_blas_serial(void);
 typedef enum { ISO_AS_IS, ISO_TRANSPOSED } iso_op;
 
 /* C (m, n) = alpha * op(A) op(B) + beta * C; inner dimension k; ld = length of a stored row. */
-void iso_gemm(iso_op a_op, iso_op b_op, size_t m, size_t n, size_t k, double alpha, const double *A,
+void iso_la_gemm(iso_op a_op, iso_op b_op, size_t m, size_t n, size_t k, double alpha, const double *A,
               size_t lda, const double *B, size_t ldb, double beta, double *C, size_t ldc);
 /* G (m, m) = X X', or G (n, n) = X' X when transposed; both triangles filled. X is (m, n). */
 void iso_gram(iso_op op, size_t m, size_t n, const double *X, double *G);
@@ -34,6 +34,10 @@ double iso_norm(const double *x, size_t n); /* Frobenius */
 /* Symmetric A (n, n), destroyed: w in descending order; row i of A becomes eigenvector i.
  * dsyevd. */
 iso_err iso_eigen(size_t n, double *A, double *w, iso_arena *scratch, iso_error *e) ISO_MUST_CHECK;
+
+/* The first `count` pairs only, in rows 0 .. count - 1; w beyond them may be zero. */
+iso_err iso_eigen_leading(size_t n, size_t count, double *A, double *w, iso_arena *scratch,
+                          iso_error *e) ISO_MUST_CHECK;
 
 /* Thin SVD of A (m, n), destroyed. Ut and Vt both given or both NULL (values only). dgesdd, and
  * dgesvd where that does not converge. */

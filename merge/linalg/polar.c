@@ -10,7 +10,7 @@ static void rebuild(size_t n, const double *E, const double *f, double *scaled, 
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
             scaled[i * n + j] = f[i] * E[i * n + j];
-    iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, n, n, n, 1.0, E, n, scaled, n, 0.0, out, n);
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, n, n, n, 1.0, E, n, scaled, n, 0.0, out, n);
 }
 
 void iso_inverse_root_minus_identity(size_t n, const double *E, const double *w, double *N,
@@ -22,7 +22,7 @@ void iso_inverse_root_minus_identity(size_t n, const double *E, const double *w,
         for (size_t j = 0; j < n; j++)
             scratch_nn[i * n + j] = f * E[i * n + j];
     }
-    iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, n, n, n, 1.0, E, n, scratch_nn, n, 0.0, N, n);
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, n, n, n, 1.0, E, n, scratch_nn, n, 0.0, N, n);
 }
 
 /* Sum over the kept triples of u_i v_i'. */
@@ -40,7 +40,7 @@ static iso_err by_svd(size_t r, size_t n, double *X, double rank_tol, double *sm
         return err;
     while (kept < q && S[kept] > S[0] * rank_tol)
         kept++;
-    iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, r, n, kept, 1.0, Ut, r, Vt, n, 0.0, X, n);
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, r, n, kept, 1.0, Ut, r, Vt, n, 0.0, X, n);
     *smallest = kept ? S[kept - 1] : 0.0;
     *rank = kept;
     return ISO_OK;
@@ -69,7 +69,7 @@ iso_err iso_polar(size_t r, size_t n, double *X, double rank_tol, double *smalle
                 f[i] = 1.0 / sqrt(w[i]);
             rebuild(r, G, f, G + r * r, root);
             memcpy(copy, X, r * n * sizeof *copy);
-            iso_gemm(ISO_AS_IS, ISO_AS_IS, r, n, r, 1.0, root, r, copy, n, 0.0, X, n);
+            iso_la_gemm(ISO_AS_IS, ISO_AS_IS, r, n, r, 1.0, root, r, copy, n, 0.0, X, n);
             *smallest = sqrt(w[r - 1]);
             *rank = r;
             return ISO_OK;

@@ -96,13 +96,13 @@ static iso_err dense_by_gram(const iso_deltas *d, const double *M, const iso_thi
         for (size_t j = 0; j < q; j++)
             scaled[i * q + j] = factor * E[i * q + j];
     }
-    iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, q, q, t->rank, 1.0, scaled, q, E, q, 0.0, P, q);
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, q, q, t->rank, 1.0, scaled, q, E, q, 0.0, P, q);
     for (size_t i = 0; i < q; i++)
         P[i * q + i] += beta_rest;
     if (t->Ut)
-        iso_gemm(ISO_AS_IS, ISO_AS_IS, d->m, d->n, q, 1.0, P, q, M, d->n, 0.0, out, d->n);
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, d->m, d->n, q, 1.0, P, q, M, d->n, 0.0, out, d->n);
     else
-        iso_gemm(ISO_AS_IS, ISO_AS_IS, d->m, d->n, q, 1.0, M, d->n, P, q, 0.0, out, d->n);
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, d->m, d->n, q, 1.0, M, d->n, P, q, 0.0, out, d->n);
     return ISO_OK;
 }
 
@@ -128,7 +128,7 @@ static iso_err dense(const iso_deltas *d, const iso_method_args *a, double *out,
     for (size_t i = 0; i < t.q; i++)
         for (size_t j = 0; j < d->m; j++)
             t.Ut[i * d->m + j] *= f[i];
-    iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, t.q, 1.0, t.Ut, d->m, t.Vt, d->n, 0.0, out,
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, t.q, 1.0, t.Ut, d->m, t.Vt, d->n, 0.0, out,
              d->n);
     return ISO_OK;
 }

@@ -8,6 +8,7 @@
  * Singular vectors are rows here (merge/linalg). What makes it cheap and stays exact:
  *   wide M   Uc and its complement Q are the eigenvectors of M M', so X_t is Q (Q' D_t): only
  *            q - k rows to decompose a task;
+ *   tall M   X_t' X_t is a difference of Gram matrices, and p of its eigenvectors are enough;
  *   left     U_t is orthogonal to Uc: only the task rows need whitening;
  *   right    V* V*' differs from the identity on span{Vc V_s', V_s} only: an eigenproblem of order
  *            2 p T in place of q.
@@ -23,6 +24,10 @@ enum { ALPHA, COMMON_FRACTION };
 /* Residuals of a task that M's common part spans entirely are rounding; how large that is grows
  * with the condition of M. Never above this: real directions are kept. */
 #define RESIDUAL_TOL_MAX 1e-9
+
+/* A difference of Gram matrices is trusted while the eigenvalues wanted stay above this share of
+ * |D|_F^2: their relative error is then about 1e-7 at worst, 1e-9 in ordinary merges. */
+#define DIFFERENCE_MIN_RATIO 1e-9
 
 typedef struct {
     const iso_deltas *d;
@@ -89,42 +94,53 @@ static double largest_singular_value(const double *D, size_t m, size_t n, double
         double norm = iso_norm(v, n);
         for (size_t j = 0; j < n; j++)
             v[j] /= norm;
-        iso_gemm(ISO_AS_IS, ISO_AS_IS, m, 1, n, 1.0, D, n, v, 1, 0.0, u, 1);
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, m, 1, n, 1.0, D, n, v, 1, 0.0, u, 1);
         s = iso_norm(u, m);
-        iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, n, 1, m, 1.0, D, n, u, 1, 0.0, v, 1);
+        iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, n, 1, m, 1.0, D, n, u, 1, 0.0, v, 1);
     }
     return s;
 }
 
+/* How many of S (descending, p) are above tol times D's largest singular value. That value is
+ * worked out only where the bounds |D|_F / sqrt(q) <= s_1 <= |D|_F leave one in doubt. */
+static iso_err count_above(cts *c, const double *D, double norm, double tol, const double *S,
+                           size_t p, size_t *found, iso_error *e)
+{
+    size_t m = c->d->m, n = c->d->n;
+    double low = tol * norm / sqrt((double)(m < n ? m : n)), high = tol * norm;
+    *found = 0;
+    while (*found < p && S[*found] > high)
+        ++*found;
+    if (*found == p || !(S[*found] > low))
+        return ISO_OK;
+    double *v = iso_arena_alloc(c->scratch, n, sizeof *v),
+           *u = iso_arena_alloc(c->scratch, m, sizeof *u);
+    if (!v || !u)
+        return iso_nomem(e, n * sizeof *v);
+    double floor = tol * largest_singular_value(D, m, n, v, u);
+    while (*found < p && S[*found] > floor)
+        ++*found;
+    return ISO_OK;
+}
+
 /* The first p triples of X (a, n), the residual of D (m, n), into rows of `left` (p, a) and `right`
- * (p, n); of these only those above tol times D's largest singular value. That value is worked out
- * only where the bounds |D|_F / sqrt(q) <= s_1 <= |D|_F leave a triple in doubt. */
+ * (p, n); of these only those above tol times D's largest singular value. */
 static iso_err leading_triples(cts *c, size_t a, const double *X, const double *D, double tol,
                                double *left, double *S, double *right, size_t *found, iso_error *e)
 {
     iso_thin t;
     size_t m = c->d->m, n = c->d->n, q = a < n ? a : n, p = c->p < q ? c->p : q;
-    double norm = iso_norm(D, m * n), low = tol * norm / sqrt((double)(m < n ? m : n)),
-           high = tol * norm;
+    double norm = iso_norm(D, m * n), low = tol * norm / sqrt((double)(m < n ? m : n));
     *found = 0;
     iso_err err = iso_thin_svd(a, n, X, c->exact_tol, low, p, c->a->route, &t, c->scratch, e);
     if (err || t.rank == 0)
         return err;
     p = p < t.rank ? p : t.rank;
     err = iso_thin_far(&t, X, p, c->scratch, e);
+    if (!err)
+        err = count_above(c, D, norm, tol, t.S, p, found, e);
     if (err)
         return err;
-    while (*found < p && t.S[*found] > high)
-        ++*found;
-    if (*found < p && t.S[*found] > low) {
-        double *v = iso_arena_alloc(c->scratch, n, sizeof *v),
-               *u = iso_arena_alloc(c->scratch, m, sizeof *u);
-        if (!v || !u)
-            return iso_nomem(e, n * sizeof *v);
-        double floor = tol * largest_singular_value(D, m, n, v, u);
-        while (*found < p && t.S[*found] > floor)
-            ++*found;
-    }
     memcpy(left, t.Ut, *found * a * sizeof *left);
     memcpy(right, t.Vt, *found * n * sizeof *right);
     memcpy(S, t.S, *found * sizeof *S);
@@ -144,7 +160,7 @@ static iso_err tasks_in_complement(cts *c, const double *Q, size_t rest, double 
     for (size_t t = 0; t < d->T && rest > 0; t++) {
         size_t found = 0;
         const double *D = iso_delta_get(d, t, x);
-        iso_gemm(ISO_AS_IS, ISO_AS_IS, rest, d->n, d->m, 1.0, Q, d->m, D, d->n, 0.0, X, d->n);
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, rest, d->n, d->m, 1.0, Q, d->m, D, d->n, 0.0, X, d->n);
         iso_err err = leading_triples(c, rest, X, D, tol, Z + c->s * rest, c->S + c->s,
                                       c->right + c->s * d->n, &found, e);
         if (err)
@@ -158,29 +174,76 @@ static iso_err tasks_in_complement(cts *c, const double *Q, size_t rest, double 
         return err;
     if (c->s)
         c->r->smallest = fmin(c->r->smallest, smallest);
-    iso_gemm(ISO_AS_IS, ISO_AS_IS, c->s, d->m, rest, 1.0, Z, rest, Q, d->m, 0.0, c->left, d->m);
+    iso_la_gemm(ISO_AS_IS, ISO_AS_IS, c->s, d->m, rest, 1.0, Z, rest, Q, d->m, 0.0, c->left, d->m);
     return ISO_OK;
 }
 
-/* Task rows of a tall M, whose complement is as large as M: X_t is formed. */
+typedef struct {
+    double *x, *X, *W, *H, *w; /* (m, n) twice, (k, n), (n, n), n */
+} tall_scratch;
+
+/* The first p triples of the residual of a tall D from X'X = D'D - W'W, W = Uc D, without forming
+ * X: two thirds of the products, and few eigenvectors. The difference keeps its digits while what
+ * is left is not small beside D; *is_done false otherwise. Left rows are X v, projected explicitly.
+ */
+static iso_err triples_by_difference(cts *c, const tall_scratch *k, const double *Uc,
+                                     const double *D, double tol, size_t *found, bool *is_done,
+                                     iso_error *e)
+{
+    const iso_deltas *d = c->d;
+    size_t m = d->m, n = d->n, p = c->p;
+    double norm = iso_norm(D, m * n), *left = c->left + c->s * m, *right = c->right + c->s * n;
+    *is_done = false;
+    if (p == 0 || p > n || c->a->route == ISO_WISH_SVD)
+        return ISO_OK;
+    iso_gram(ISO_TRANSPOSED, m, n, D, k->H);
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, n, n, c->k, -1.0, k->W, n, k->W, n, 1.0, k->H, n);
+    iso_err err = iso_eigen_leading(n, p, k->H, k->w, c->scratch, e);
+    if (err || !(k->w[p - 1] > DIFFERENCE_MIN_RATIO * norm * norm))
+        return err;
+    double *coef = iso_arena_alloc(c->scratch, p * c->k + 1, sizeof *coef);
+    if (!coef)
+        return iso_nomem(e, p * c->k * sizeof *coef);
+    memcpy(right, k->H, p * n * sizeof *right);
+    iso_la_gemm(ISO_AS_IS, ISO_TRANSPOSED, p, m, n, 1.0, right, n, D, n, 0.0, left, m);
+    iso_la_gemm(ISO_AS_IS, ISO_TRANSPOSED, p, c->k, m, 1.0, left, m, Uc, m, 0.0, coef, c->k);
+    iso_la_gemm(ISO_AS_IS, ISO_AS_IS, p, m, c->k, -1.0, coef, c->k, Uc, m, 1.0, left, m);
+    for (size_t i = 0; i < p; i++) {
+        double s = c->S[c->s + i] = iso_norm(left + i * m, m);
+        for (size_t j = 0; j < m; j++)
+            left[i * m + j] = s > 0.0 ? left[i * m + j] / s : 0.0;
+    }
+    *is_done = true;
+    return count_above(c, D, norm, tol, c->S + c->s, p, found, e);
+}
+
+/* Task rows of a tall M, whose complement is as large as M: by the difference of Gram matrices, or
+ * X_t is formed. */
 static iso_err tasks_by_projection(cts *c, const double *Uc, double tol, iso_error *e)
 {
     const iso_deltas *d = c->d;
     size_t count = d->m * d->n, rank = 0;
-    double *x = iso_arena_alloc(c->scratch, count + 1, sizeof *x),
-           *X = iso_arena_alloc(c->scratch, count + 1, sizeof *X);
-    double *W = iso_arena_alloc(c->scratch, c->k * d->n + 1, sizeof *W), smallest = 1.0;
-    if (!x || !X || !W)
-        return iso_nomem(e, 3 * count * sizeof *x);
+    double smallest = 1.0;
+    tall_scratch k = {.x = iso_arena_alloc(c->scratch, count + 1, sizeof(double)),
+                      .X = iso_arena_alloc(c->scratch, count + 1, sizeof(double)),
+                      .W = iso_arena_alloc(c->scratch, c->k * d->n + 1, sizeof(double)),
+                      .H = iso_arena_alloc(c->scratch, d->n * d->n, sizeof(double)),
+                      .w = iso_arena_alloc(c->scratch, d->n, sizeof(double))};
+    if (!k.x || !k.X || !k.W || !k.H || !k.w)
+        return iso_nomem(e, 3 * count * sizeof *k.x);
     for (size_t t = 0; t < d->T; t++) {
         size_t found = 0;
-        const double *D = iso_delta_get(d, t, x);
-        memcpy(X, D, count * sizeof *X);
-        iso_gemm(ISO_AS_IS, ISO_AS_IS, c->k, d->n, d->m, 1.0, Uc, d->m, D, d->n, 0.0, W, d->n);
-        iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, c->k, -1.0, Uc, d->m, W, d->n, 1.0, X,
-                 d->n);
-        iso_err err = leading_triples(c, d->m, X, D, tol, c->left + c->s * d->m, c->S + c->s,
-                                      c->right + c->s * d->n, &found, e);
+        bool is_done = false;
+        const double *D = iso_delta_get(d, t, k.x);
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, c->k, d->n, d->m, 1.0, Uc, d->m, D, d->n, 0.0, k.W, d->n);
+        iso_err err = triples_by_difference(c, &k, Uc, D, tol, &found, &is_done, e);
+        if (!err && !is_done) {
+            memcpy(k.X, D, count * sizeof *k.X);
+            iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, c->k, -1.0, Uc, d->m, k.W, d->n, 1.0,
+                     k.X, d->n);
+            err = leading_triples(c, d->m, k.X, D, tol, c->left + c->s * d->m, c->S + c->s,
+                                  c->right + c->s * d->n, &found, e);
+        }
         if (err)
             return err;
         c->s += found;
@@ -210,7 +273,7 @@ static iso_err whiten_right_structured(cts *c, bool *is_done, iso_error *e)
     if (!Ct || !G || !W || !w || !N || !tmp || !SV || !NS || !Qc)
         return iso_nomem(e, s2 * n * sizeof *SV);
     *is_done = false;
-    iso_gemm(ISO_AS_IS, ISO_TRANSPOSED, s, k, n, 1.0, Vs, n, Vc, n, 0.0, Ct, k);
+    iso_la_gemm(ISO_AS_IS, ISO_TRANSPOSED, s, k, n, 1.0, Vs, n, Vc, n, 0.0, Ct, k);
     iso_basis
         basis; /* rows of Ct in an orthonormal basis: Ct = coords Q, so Rc' = coords, Qc' = Q */
     iso_err err = iso_basis_make(s, k, Ct, &basis, m, e);
@@ -235,12 +298,12 @@ static iso_err whiten_right_structured(cts *c, bool *is_done, iso_error *e)
     for (size_t i = 0; i < s; i++)
         W[i * s + i] = 1.0;
     iso_basis_expand(&basis, s, W, Qc); /* Qc' (s, k) */
-    iso_gemm(ISO_AS_IS, ISO_AS_IS, s, n, k, 1.0, Qc, k, Vc, n, 0.0, SV, n);
+    iso_la_gemm(ISO_AS_IS, ISO_AS_IS, s, n, k, 1.0, Qc, k, Vc, n, 0.0, SV, n);
     memcpy(SV + s * n, Vs, s * n * sizeof *SV);
-    iso_gemm(ISO_AS_IS, ISO_AS_IS, s2, n, s2, 1.0, N, s2, SV, n, 0.0, NS, n);
+    iso_la_gemm(ISO_AS_IS, ISO_AS_IS, s2, n, s2, 1.0, N, s2, SV, n, 0.0, NS, n);
     for (size_t i = 0; i < s * n; i++)
         Vs[i] += NS[s * n + i];
-    iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, k, n, s, 1.0, Qc, k, NS, n, 1.0, Vc, n);
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, k, n, s, 1.0, Qc, k, NS, n, 1.0, Vc, n);
     *is_done = true;
     return ISO_OK;
 }

@@ -110,9 +110,9 @@ static void products_match_plain_loops(void **state)
         iso_transpose(m, k, A, At);
         iso_transpose(k, n, B, Bt);
         multiply(m, n, k, A, B, want);
-        iso_gemm(ISO_AS_IS, ISO_AS_IS, m, n, k, 1, A, k, B, n, 0, got, n);
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, m, n, k, 1, A, k, B, n, 0, got, n);
         assert_true(difference(got, want, m * n) < 1e-12);
-        iso_gemm(ISO_TRANSPOSED, ISO_TRANSPOSED, m, n, k, 1, At, m, Bt, k, 0, got, n);
+        iso_la_gemm(ISO_TRANSPOSED, ISO_TRANSPOSED, m, n, k, 1, At, m, Bt, k, 0, got, n);
         assert_true(difference(got, want, m * n) < 1e-12);
         multiply(m, m, k, A, At, G);
         iso_gram(ISO_AS_IS, m, k, A, G2);
@@ -122,7 +122,7 @@ static void products_match_plain_loops(void **state)
         free(A), free(At), free(B), free(Bt), free(want), free(got), free(G), free(G2);
     }
     double C[2] = {3, 4};
-    iso_gemm(ISO_AS_IS, ISO_AS_IS, 1, 2, 0, 1, C, 1, C, 2, 0, C, 2); /* empty inner dimension */
+    iso_la_gemm(ISO_AS_IS, ISO_AS_IS, 1, 2, 0, 1, C, 1, C, 2, 0, C, 2); /* empty inner dimension */
     assert_true(C[0] == 0 && C[1] == 0);
 }
 
@@ -155,6 +155,29 @@ static void eigenvectors_rebuild_the_matrix(void **state)
     }
 }
 
+static void leading_eigenpairs_are_the_first_of_all(void **state)
+{
+    (void)state;
+    static const size_t cases[][2] = {{300, 10}, {300, 75}, {300, 200}, {40, 5}};
+    for (size_t c = 0; c < 4; c++) {
+        size_t n = cases[c][0], count = cases[c][1];
+        double *X = iso_calloc(n * n, 8), *A = iso_calloc(n * n, 8), *B = iso_calloc(n * n, 8);
+        double *w = iso_calloc(n, 8), *w_all = iso_calloc(n, 8);
+        iso_arena arena = {0};
+        fill(X, n * n, 20 + c);
+        iso_gram(ISO_AS_IS, n, n, X, A);
+        memcpy(B, A, n * n * 8);
+        assert_int_equal(iso_eigen_leading(n, count, A, w, &arena, NULL), ISO_OK);
+        assert_int_equal(iso_eigen(n, B, w_all, &arena, NULL), ISO_OK);
+        assert_true(difference(w, w_all, count) < 1e-11 * w_all[0]);
+        assert_true(off_orthonormal(count, n, A) < 1e-11);
+        for (size_t i = 0; i < count; i++) /* up to sign */
+            assert_true(fabs(fabs(iso_dot(A + i * n, B + i * n, n)) - 1) < 1e-8);
+        iso_arena_free(&arena);
+        free(X), free(A), free(B), free(w), free(w_all);
+    }
+}
+
 /* Error of U'V over the given route, relative to the planted polar factor. */
 static double polar_error(size_t m, size_t n, double condition, iso_route_wish wish,
                           iso_route *route, double *s_error)
@@ -169,7 +192,7 @@ static double polar_error(size_t m, size_t n, double condition, iso_route_wish w
     assert_int_equal(iso_thin_svd(m, n, M, tol, 0, q, wish, &t, &arena, NULL), ISO_OK);
     assert_int_equal(iso_thin_far(&t, M, t.rank, &arena, NULL), ISO_OK);
     assert_int_equal(t.rank, q);
-    iso_gemm(ISO_TRANSPOSED, ISO_AS_IS, m, n, q, 1, t.Ut, m, t.Vt, n, 0, got, n);
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, m, n, q, 1, t.Ut, m, t.Vt, n, 0, got, n);
     for (size_t i = 0; i < m * n; i++)
         diff += (got[i] - polar[i]) * (got[i] - polar[i]);
     *s_error = difference(t.S, S, q);
@@ -239,7 +262,7 @@ static void rank_is_decided_and_rounding_is_not_data(void **state)
     memset(P, 0, sizeof P);
     assert_int_equal(iso_thin_svd(M, N, P, 1e-12, 0, N, ISO_WISH_AUTO, &t, &arena, NULL), ISO_OK);
     assert_int_equal(t.rank, 0);
-    P[3] = NAN;
+    P[3] = (double)NAN;
     iso_error e;
     assert_int_equal(iso_thin_svd(M, N, P, 1e-12, 0, N, ISO_WISH_AUTO, &t, &arena, &e),
                      ISO_ERR_NONFINITE);
@@ -323,6 +346,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_match_plain_loops),
         cmocka_unit_test(eigenvectors_rebuild_the_matrix),
+        cmocka_unit_test(leading_eigenpairs_are_the_first_of_all),
         cmocka_unit_test(polar_factor_holds_its_accuracy_from_1e0_to_1e8),
         cmocka_unit_test(routes_agree_where_both_serve),
         cmocka_unit_test(rank_is_decided_and_rounding_is_not_data),

@@ -346,6 +346,43 @@ static void iso_cts_equals_its_formula(void **state)
     }
 }
 
+/* Large enough for partial eigenproblems and differences of Gram matrices; Jacobi would take
+ * minutes, the SVD route was held against it above. */
+static void fast_routes_equal_the_svd_route(void **state)
+{
+    (void)state;
+    static const size_t shapes[][3] = {{420, 300, 3}, {300, 420, 3}, {320, 320, 4}, {500, 60, 2}};
+    for (size_t c = 0; c < 4; c++) {
+        size_t m = shapes[c][0], n = shapes[c][1];
+        tasks k;
+        make_tasks(&k, shapes[c][2], m, n, 0, 12);
+        for (size_t t = 0; t < shapes[c][2];
+             t++) /* a strong common part, so that residuals are small */
+            for (size_t i = 0; i < m; i++)
+                for (size_t j = 0; j < n; j++)
+                    k.D[t][i * n + j] += 3.0 * sin((double)(i + 1)) * cos((double)j);
+        double *fast = iso_calloc(m * n, 8), *slow = iso_calloc(m * n, 8);
+        const iso_method *method = iso_method_find("iso_cts");
+        iso_method_args args;
+        iso_decisions a, b;
+        iso_arena arena = {0};
+        iso_method_defaults(method, &args);
+        args.convention = ISO_CONVENTION_DENSE;
+        assert_int_equal(iso_layer_dense(method, &args, &k.deltas, fast, &a, &arena, NULL), ISO_OK);
+        args.route = ISO_WISH_SVD;
+        assert_int_equal(iso_layer_dense(method, &args, &k.deltas, slow, &b, &arena, NULL), ISO_OK);
+        assert_string_equal(a.route, "gram");
+        assert_string_equal(b.route, "svd");
+        assert_int_equal(a.kept, b.kept);
+        double error = relative(fast, slow, m * n);
+        if (!(error < 1e-9))
+            fail_msg("%zux%zu: %.2e", m, n, error);
+        iso_arena_free(&arena);
+        free(fast), free(slow);
+        free_tasks(&k);
+    }
+}
+
 static void linear_methods_equal_their_formulas(void **state)
 {
     (void)state;
@@ -509,7 +546,7 @@ static void parameters_are_checked_by_name_and_range(void **state)
     iso_method_defaults(m, &a);
     assert_int_equal(iso_method_set(m, &a, "common_fraction", 1.5, &e), ISO_ERR_USAGE);
     assert_non_null(strstr(e.text, "0 to 1"));
-    assert_int_equal(iso_method_set(m, &a, "common_fraction", NAN, &e), ISO_ERR_USAGE);
+    assert_int_equal(iso_method_set(m, &a, "common_fraction", (double)NAN, &e), ISO_ERR_USAGE);
     assert_int_equal(iso_method_set(m, &a, "comon_fraction", 0.5, &e), ISO_ERR_USAGE);
     assert_non_null(strstr(e.text, "common_fraction"));
     assert_int_equal(iso_method_set(m, &a, "common_fraction", 0.5, &e), ISO_OK);
@@ -523,6 +560,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(iso_c_equals_its_formula),
         cmocka_unit_test(iso_cts_equals_its_formula),
+        cmocka_unit_test(fast_routes_equal_the_svd_route),
         cmocka_unit_test(linear_methods_equal_their_formulas),
         cmocka_unit_test(iso_cts_sizes_round_half_to_even_and_stay_within_q),
         cmocka_unit_test(nearly_equal_tasks_show_in_the_whitening),
