@@ -142,6 +142,21 @@ static iso_err sweep(iso_shell *s, iso_error *e)
     return err;
 }
 
+/* With port 0 the port of the last start is taken again: it stands in the sites' enrolment. */
+static uint16_t last_port(const iso_shell *s)
+{
+    char path[4096];
+    iso_buf text = {0};
+    unsigned long port = 0;
+    snprintf(path, sizeof path, "%s/endpoint", s->dir);
+    if (iso_read_file(path, 400, &text, NULL) == ISO_OK) {
+        const char *colon = strrchr((const char *)text.data, ':');
+        port = colon ? strtoul(colon + 1, NULL, 10) : 0;
+    }
+    iso_buf_free(&text);
+    return port <= UINT16_MAX ? (uint16_t)port : 0;
+}
+
 static iso_err write_endpoint(iso_shell *s, const char *host, iso_error *e)
 {
     char text[400], path[4096];
@@ -214,7 +229,8 @@ static iso_err open_all(iso_shell *s, iso_error *e)
     if (!err)
         err = sweep(s, e);
     iso_server_options sv = {.host = s->host,
-                             .port = port,
+                             .port = port ? port : last_port(s),
+                             .is_port_a_wish = port == 0,
                              .transport_pk = s->keys.transport.public_key,
                              .transport_secret = s->keys.transport.secret,
                              .connections = s->config.connections,

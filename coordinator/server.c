@@ -442,7 +442,12 @@ static iso_err bind_public(iso_server *s, const iso_server_options *o, iso_error
         snprintf(address, sizeof address, "tcp://%.250s:%u", o->host, o->port);
     else
         snprintf(address, sizeof address, "tcp://%.250s:*", o->host);
-    if (zmq_bind(s->socket, address) != 0) {
+    int rc = zmq_bind(s->socket, address);
+    if (rc != 0 && errno == EADDRINUSE && o->is_port_a_wish) {
+        snprintf(address, sizeof address, "tcp://%.250s:*", o->host);
+        rc = zmq_bind(s->socket, address);
+    }
+    if (rc != 0) {
         if (errno == EADDRINUSE)
             return iso_fail(e, ISO_ERR_RESOURCE,
                             "port %u of %.100s is in use by another program: change `listen`",

@@ -16,6 +16,7 @@ typedef struct iso_server iso_server;
 typedef struct {
     const char *host;                               /* address to bind */
     uint16_t port;                                  /* 0: any */
+    bool is_port_a_wish;                            /* when it is taken, any other will do */
     const uint8_t *transport_pk, *transport_secret; /* 32 bytes each, borrowed during open */
     uint32_t connections, handshakes_per_s, handshake_burst;
     iso_log *log;
