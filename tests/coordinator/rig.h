@@ -19,6 +19,9 @@
 
 #include <cmocka.h>
 
+/* No test uses all of these. */
+#define RIG static __attribute__((unused))
+
 enum { RIG_SITES = 8, RIG_ROWS = 20000, RIG_BLOBS = 512, RIG_BODY = 160 + 1000 + 17 };
 
 typedef struct {
@@ -103,7 +106,7 @@ static const char *const rig_classes[] = {"good", "bad"};
 static const char *const rig_shared[] = {"a", "b"};
 static const char *const rig_second[] = {"c"};
 
-static void rig_fill(void *ctx, void *out, size_t bytes)
+RIG void rig_fill(void *ctx, void *out, size_t bytes)
 {
     rig *r = ctx;
     for (size_t i = 0; i < bytes; i++) {
@@ -112,8 +115,8 @@ static void rig_fill(void *ctx, void *out, size_t bytes)
     }
 }
 
-static void rig_say(rig *r, const char *fmt, ...) ISO_PRINTF(2, 3);
-static void rig_say(rig *r, const char *fmt, ...)
+RIG void rig_say(rig *r, const char *fmt, ...) ISO_PRINTF(2, 3);
+RIG void rig_say(rig *r, const char *fmt, ...)
 {
     char line[512];
     va_list args;
@@ -134,7 +137,7 @@ static rig_row *rig_find(rig *r, int table, const uint8_t *key, size_t bytes)
     return NULL;
 }
 
-static void rig_commit(rig *r, const iso_coord_effect *x)
+RIG void rig_commit(rig *r, const iso_coord_effect *x)
 {
     size_t count[ISO_CT_COUNT][3] = {{0}};
     char line[400] = "commit", *at = line + 6;
@@ -187,7 +190,7 @@ static int rig_compare_rows(const void *a, const void *b)
 }
 
 /* Digest of all records: two runs that end alike have the same. */
-static iso_digest rig_digest(rig *r, bool with_audit)
+RIG iso_digest rig_digest(rig *r, bool with_audit)
 {
     iso_hasher h;
     iso_hasher_init(&h);
@@ -204,7 +207,7 @@ static iso_digest rig_digest(rig *r, bool with_audit)
 
 /* ---- effects ---- */
 
-static rig_site *rig_by_peer(rig *r, iso_peer peer)
+RIG rig_site *rig_by_peer(rig *r, iso_peer peer)
 {
     for (size_t i = 0; i < r->site_count; i++)
         if (r->sites[i].peer == peer)
@@ -212,13 +215,13 @@ static rig_site *rig_by_peer(rig *r, iso_peer peer)
     return NULL;
 }
 
-static const char *rig_task_name(rig *r, const uint8_t id[16])
+RIG const char *rig_task_name(rig *r, const uint8_t id[16])
 {
     int t = iso_c_task_by_id(r->c, id);
     return t < 0 ? "?" : r->config.tasks[t].name;
 }
 
-static void rig_deliver(rig *r, const iso_coord_effect *x)
+RIG void rig_deliver(rig *r, const iso_coord_effect *x)
 {
     rig_site *s = rig_by_peer(r, x->peer);
     const iso_msg *m = x->msg;
@@ -286,7 +289,7 @@ static void rig_deliver(rig *r, const iso_coord_effect *x)
     rig_say(r, "send %s %s%s", s->name, iso_msg_type_name(m->type), more);
 }
 
-static void rig_take_job(rig *r, const iso_job *j)
+RIG void rig_take_job(rig *r, const iso_job *j)
 {
     static const char *const kinds[] = {"?", "heads", "merge", "sign"};
     size_t updates = 0;
@@ -307,7 +310,7 @@ static void rig_take_job(rig *r, const iso_job *j)
     rig_say(r, "job %s tasks=%zu updates=%zu", kinds[j->kind], j->task_count, updates);
 }
 
-static void rig_put_blob(rig *r, const iso_digest *d, size_t bytes)
+RIG void rig_put_blob(rig *r, const iso_digest *d, size_t bytes)
 {
     for (size_t i = 0; i < r->blob_count; i++)
         if (iso_digest_equal(&r->blobs[i].digest, d))
@@ -317,7 +320,7 @@ static void rig_put_blob(rig *r, const iso_digest *d, size_t bytes)
     r->blobs[r->blob_count++].bytes = bytes;
 }
 
-static void rig_step(rig *r, const iso_coord_event *ev);
+RIG void rig_step(rig *r, const iso_coord_event *ev);
 
 static size_t rig_partial(rig *r, const uint8_t id[16])
 {
@@ -328,7 +331,7 @@ static size_t rig_partial(rig *r, const uint8_t id[16])
 }
 
 /* Performs the effects of one step; answers come back as events when the step is done. */
-static void rig_perform(rig *r)
+RIG void rig_perform(rig *r)
 {
     iso_coord_event answers[16];
     size_t answer_count = 0;
@@ -428,9 +431,9 @@ static void rig_perform(rig *r)
         rig_step(r, &answers[i]);
 }
 
-static void rig_restore(rig *r);
+RIG void rig_restore(rig *r);
 
-static void rig_step(rig *r, const iso_coord_event *ev)
+RIG void rig_step(rig *r, const iso_coord_event *ev)
 {
     iso_coord_effects_reset(&r->out);
     r->steps++;
@@ -440,7 +443,7 @@ static void rig_step(rig *r, const iso_coord_event *ev)
 
 /* ---- life ---- */
 
-static void rig_restore(rig *r)
+RIG void rig_restore(rig *r)
 {
     iso_error e = {0};
     iso_coord_free(r->c);
@@ -459,7 +462,7 @@ static void rig_restore(rig *r)
     rig_perform(r);
 }
 
-static rig *rig_new(void)
+RIG rig *rig_new(void)
 {
     rig *r = calloc(1, sizeof *r);
     assert_non_null(r);
@@ -503,7 +506,7 @@ static rig *rig_new(void)
     return r;
 }
 
-static void rig_free(rig *r)
+RIG void rig_free(rig *r)
 {
     iso_coord_free(r->c);
     iso_coord_effects_free(&r->out);
@@ -522,7 +525,7 @@ static void rig_free(rig *r)
 
 /* ---- what people and sites do ---- */
 
-static const char *rig_admin(rig *r, const char *json)
+RIG const char *rig_admin(rig *r, const char *json)
 {
     iso_coord_event ev = {.kind = ISO_CE_ADMIN, .text = json, .admin = 1, .admin_uid = 1000};
     r->admin[0] = 0;
@@ -530,8 +533,8 @@ static const char *rig_admin(rig *r, const char *json)
     return r->admin;
 }
 
-static void rig_message(rig *r, iso_peer peer, const iso_peer_name *name, iso_msg *m,
-                        const uint8_t *body, size_t body_bytes)
+RIG void rig_message(rig *r, iso_peer peer, const iso_peer_name *name, iso_msg *m,
+                     const uint8_t *body, size_t body_bytes)
 {
     m->version = 1;
     if (m->id == 0)
@@ -547,14 +550,14 @@ static void rig_message(rig *r, iso_peer peer, const iso_peer_name *name, iso_ms
         rig_restore(r);
 }
 
-static void rig_send(rig *r, rig_site *s, iso_msg *m)
+RIG void rig_send(rig *r, rig_site *s, iso_msg *m)
 {
     iso_peer_name name = {.kind = ISO_PEER_SITE};
     memcpy(name.id, s->id, 16);
     rig_message(r, s->peer, &name, m, NULL, 0);
 }
 
-static void rig_hello(rig *r, rig_site *s)
+RIG void rig_hello(rig *r, rig_site *s)
 {
     iso_msg m = {.type = ISO_MSG_HELLO,
                  .hello = {.min_version = 1,
@@ -569,7 +572,7 @@ static void rig_hello(rig *r, rig_site *s)
 }
 
 /* A new site by the whole of enrolment: token, Hello, Enroll, Hello with its own key. */
-static rig_site *rig_enrol(rig *r, const char *name)
+RIG rig_site *rig_enrol(rig *r, const char *name)
 {
     rig_site *s = &r->sites[r->site_count++];
     char command[160];
@@ -610,20 +613,20 @@ static rig_site *rig_enrol(rig *r, const char *name)
     return s;
 }
 
-static void rig_body(const rig_site *s, int task, uint64_t round, uint8_t out[RIG_BODY])
+RIG void rig_body(const rig_site *s, int task, uint64_t round, uint8_t out[RIG_BODY])
 {
     for (size_t i = 0; i < RIG_BODY; i++)
         out[i] = (uint8_t)(i * 7 + (size_t)s->name[0] + (size_t)task * 3 + round);
 }
 
-static void rig_sign_header(rig_site *s, int task, const iso_envelope *h)
+RIG void rig_sign_header(rig_site *s, int task, const iso_envelope *h)
 {
     iso_envelope_encode(h, s->header[task]);
     iso_sign(ISO_LABEL_UPDATE, s->header[task], 384, s->sign.secret, s->signature[task]);
 }
 
 /* A header for the invitation that the site holds. */
-static iso_envelope rig_envelope(rig *r, rig_site *s, int task)
+RIG iso_envelope rig_envelope(rig *r, rig_site *s, int task)
 {
     uint8_t body[RIG_BODY];
     const iso_msg_invite *v = &s->invite[task];
@@ -651,7 +654,7 @@ static iso_envelope rig_envelope(rig *r, rig_site *s, int task)
     return h;
 }
 
-static void rig_begin(rig *r, rig_site *s, int task)
+RIG void rig_begin(rig *r, rig_site *s, int task)
 {
     iso_msg m = {.type = ISO_MSG_UPDATE_BEGIN};
     memcpy(m.update_begin.header, s->header[task], 384);
@@ -660,7 +663,7 @@ static void rig_begin(rig *r, rig_site *s, int task)
     rig_send(r, s, &m);
 }
 
-static void rig_chunk(rig *r, rig_site *s, int task, uint32_t index, size_t bytes)
+RIG void rig_chunk(rig *r, rig_site *s, int task, uint32_t index, size_t bytes)
 {
     uint8_t body[RIG_BODY];
     iso_peer_name name = {.kind = ISO_PEER_SITE};
@@ -671,7 +674,7 @@ static void rig_chunk(rig *r, rig_site *s, int task, uint32_t index, size_t byte
     rig_message(r, s->peer, &name, &m, body, bytes);
 }
 
-static void rig_commit_update(rig *r, rig_site *s, int task)
+RIG void rig_commit_update(rig *r, rig_site *s, int task)
 {
     iso_msg m = {.type = ISO_MSG_UPDATE_COMMIT};
     memcpy(m.update_commit.upload_id, s->grant.upload_id, 16);
@@ -679,7 +682,7 @@ static void rig_commit_update(rig *r, rig_site *s, int task)
     rig_send(r, s, &m);
 }
 
-static void rig_upload(rig *r, rig_site *s, int task)
+RIG void rig_upload(rig *r, rig_site *s, int task)
 {
     iso_envelope h = rig_envelope(r, s, task);
     rig_sign_header(s, task, &h);
@@ -689,7 +692,7 @@ static void rig_upload(rig *r, rig_site *s, int task)
 }
 
 /* The worker's answer: every update used (or all refused), a blob a task, the candidates. */
-static void rig_finish_job(rig *r, bool refuse_first)
+RIG void rig_finish_job(rig *r, bool refuse_first)
 {
     iso_job_task_result tasks[4];
     iso_job_verdict verdicts[4][8];
@@ -753,7 +756,7 @@ static void rig_finish_job(rig *r, bool refuse_first)
     rig_step(r, &ev);
 }
 
-static void rig_answer(rig *r, rig_site *s, size_t i, float score, uint64_t samples)
+RIG void rig_answer(rig *r, rig_site *s, size_t i, float score, uint64_t samples)
 {
     iso_msg m = {.type = ISO_MSG_EVAL_RESULT,
                  .eval_result = {.score = score, .samples = samples, .outcome = ISO_EVAL_SCORED}};
@@ -766,7 +769,7 @@ static void rig_answer(rig *r, rig_site *s, size_t i, float score, uint64_t samp
 }
 
 /* Answers all that is asked: `merged` for candidates, `frozen` for the bare backbone. */
-static void rig_answer_all(rig *r, rig_site *s, float merged, float frozen)
+RIG void rig_answer_all(rig *r, rig_site *s, float merged, float frozen)
 {
     static const uint8_t none[32];
     for (size_t i = 0; i < s->asked_count; i++) {
@@ -776,7 +779,7 @@ static void rig_answer_all(rig *r, rig_site *s, float merged, float frozen)
     s->asked_count = 0;
 }
 
-static void rig_verdict(rig *r, rig_site *s, uint64_t number, uint32_t verdict)
+RIG void rig_verdict(rig *r, rig_site *s, uint64_t number, uint32_t verdict)
 {
     iso_msg m = {.type = ISO_MSG_RELEASE_VERDICT,
                  .release_verdict = {.number = number,
@@ -791,7 +794,7 @@ static void rig_verdict(rig *r, rig_site *s, uint64_t number, uint32_t verdict)
     rig_send(r, s, &m);
 }
 
-static void rig_tick(rig *r, uint64_t ms)
+RIG void rig_tick(rig *r, uint64_t ms)
 {
     r->now += ms;
     r->wall += ms;
@@ -799,7 +802,7 @@ static void rig_tick(rig *r, uint64_t ms)
     rig_step(r, &ev);
 }
 
-static void rig_status(rig *r, rig_site *s, uint64_t since)
+RIG void rig_status(rig *r, rig_site *s, uint64_t since)
 {
     iso_msg m = {.type = ISO_MSG_STATUS, .status = {.since_event = since, .release = s->release}};
     rig_send(r, s, &m);
