@@ -231,7 +231,7 @@ static iso_err compute(iso_engine_data *d, const iso_task_view *v, const iso_ada
     /* Validation images stay unseen: they judge the release (S94). */
     err = iso_probe_fit(&f->head, ISO_PROBE_LOGISTIC, &set, NULL, dim, names, v->classes, NULL, e);
     for (int s = 0; s < ISO_SPLITS && err == ISO_OK; s++)
-        f->refitted[s] = iso_engine_score(&f->head, v, s, f);
+        f->refitted[s] = iso_engine_score(&f->head, v, (iso_split)s, f);
     return err;
 }
 

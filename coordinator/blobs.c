@@ -70,6 +70,12 @@ static bool find(const iso_coord *c, search *s)
     for (size_t i = c->release_count; i > 0 && i + 2 > c->release_count; i--)
         if (in_release(c, s, c->releases[i - 1]))
             return true;
+    /* A site that was away follows the line of manifests back to what it holds (S92). */
+    size_t kept = c->release_count > RELEASES_KEPT ? c->release_count - RELEASES_KEPT : 0;
+    for (size_t i = kept; i < c->release_count; i++)
+        if (offer(s, &c->releases[i]->manifest, &c->releases[i]->manifest,
+                  c->releases[i]->manifest_bytes))
+            return true;
     const iso_c_round *r = iso_c_round_active(c);
     if (r && r->state == ROUND_EVALUATING && in_candidates(s, r))
         return true;
