@@ -36,8 +36,8 @@ iso_err iso_layer_dense(const iso_method *method, const iso_method_args *a, cons
         iso_product p;
         err = method->core(d, a, &p, r, scratch, e);
         if (!err)
-            iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, p.c, 1.0, p.left, d->m, p.right, d->n,
-                     0.0, out, d->n);
+            iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, p.c, 1.0, p.left, d->m, p.right,
+                        d->n, 0.0, out, d->n);
     } else {
         return iso_fail(e, ISO_ERR_USAGE, "method %s merges LoRA factors only, not whole matrices",
                         method->name);
@@ -150,8 +150,8 @@ static iso_err core_rank(const cores *c, size_t first, size_t rank, double rank_
            *S = iso_arena_alloc(scratch, q + 1, sizeof *S);
     if (!P || !S)
         return iso_nomem(e, b.k * a.k * sizeof *P);
-    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, b.k, a.k, rank, 1.0, b.coords, b.k, a.coords, a.k, 0.0, P,
-             a.k);
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, b.k, a.k, rank, 1.0, b.coords, b.k, a.coords, a.k, 0.0,
+                P, a.k);
     err = iso_svd(b.k, a.k, P, NULL, S, NULL, scratch, e);
     for (*out = 0; !err && *out < q && S[*out] > S[0] * rank_tol;)
         ++*out;
@@ -184,7 +184,7 @@ static iso_err cores_make(const stack *s, bool is_sum_enough, double rank_tol, c
         if (rank == 0)
             continue;
         iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, kb, ka, rank, 1.0, c->b.coords + first * kb, kb,
-                 c->a.coords + first * ka, ka, 0.0, C, ka);
+                    c->a.coords + first * ka, ka, 0.0, C, ka);
         views[t] = (iso_tensor){ISO_F64, 2, {kb, ka}, C};
         ranks[t] = rank;
         if (!is_full && !is_sum_enough)
@@ -248,7 +248,7 @@ static iso_err truncate_core(const iso_lora_stack *in, size_t kb, size_t ka, dou
         if (!D)
             return iso_nomem(e, kb * ka * sizeof *D);
         iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, kb, ka, p->c, 1.0, p->left, kb, p->right, ka, 0.0, D,
-                 ka);
+                    ka);
         iso_err err = product_of(D, kb, ka, rank_tol, 0.0, has_energy ? 0 : in->rank_cap, p, NULL,
                                  scratch, e);
         if (err)

@@ -18,8 +18,9 @@ static CBLAS_TRANSPOSE cblas_op(iso_op op)
     return op == ISO_TRANSPOSED ? CblasTrans : CblasNoTrans;
 }
 
-void iso_la_gemm(iso_op a_op, iso_op b_op, size_t m, size_t n, size_t k, double alpha, const double *A,
-              size_t lda, const double *B, size_t ldb, double beta, double *C, size_t ldc)
+void iso_la_gemm(iso_op a_op, iso_op b_op, size_t m, size_t n, size_t k, double alpha,
+                 const double *A, size_t lda, const double *B, size_t ldb, double beta, double *C,
+                 size_t ldc)
 {
     if (m == 0 || n == 0)
         return;

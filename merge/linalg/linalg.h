@@ -22,8 +22,9 @@ void iso_blas_serial(void);
 typedef enum { ISO_AS_IS, ISO_TRANSPOSED } iso_op;
 
 /* C (m, n) = alpha * op(A) op(B) + beta * C; inner dimension k; ld = length of a stored row. */
-void iso_la_gemm(iso_op a_op, iso_op b_op, size_t m, size_t n, size_t k, double alpha, const double *A,
-              size_t lda, const double *B, size_t ldb, double beta, double *C, size_t ldc);
+void iso_la_gemm(iso_op a_op, iso_op b_op, size_t m, size_t n, size_t k, double alpha,
+                 const double *A, size_t lda, const double *B, size_t ldb, double beta, double *C,
+                 size_t ldc);
 /* G (m, m) = X X', or G (n, n) = X' X when transposed; both triangles filled. X is (m, n). */
 void iso_gram(iso_op op, size_t m, size_t n, const double *X, double *G);
 void iso_transpose(size_t m, size_t n, const double *A, double *At);

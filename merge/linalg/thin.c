@@ -97,7 +97,7 @@ iso_err iso_thin_far(iso_thin *t, const double *M, size_t count, iso_arena *scra
     if (!far)
         return iso_nomem(e, count * far_side * sizeof *far);
     iso_la_gemm(ISO_AS_IS, is_wide ? ISO_AS_IS : ISO_TRANSPOSED, count, far_side, near_side, 1.0,
-             is_wide ? t->Ut : t->Vt, near_side, M, t->n, 0.0, far, far_side);
+                is_wide ? t->Ut : t->Vt, near_side, M, t->n, 0.0, far, far_side);
     for (size_t i = 0; i < count; i++) {
         double *row = far + i * far_side, s = iso_norm(row, far_side);
         t->S[i] = s;

@@ -129,7 +129,7 @@ static iso_err dense(const iso_deltas *d, const iso_method_args *a, double *out,
         for (size_t j = 0; j < d->m; j++)
             t.Ut[i * d->m + j] *= f[i];
     iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, t.q, 1.0, t.Ut, d->m, t.Vt, d->n, 0.0, out,
-             d->n);
+                d->n);
     return ISO_OK;
 }
 

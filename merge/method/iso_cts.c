@@ -240,7 +240,7 @@ static iso_err tasks_by_projection(cts *c, const double *Uc, double tol, iso_err
         if (!err && !is_done) {
             memcpy(k.X, D, count * sizeof *k.X);
             iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, c->k, -1.0, Uc, d->m, k.W, d->n, 1.0,
-                     k.X, d->n);
+                        k.X, d->n);
             err = leading_triples(c, d->m, k.X, D, tol, c->left + c->s * d->m, c->S + c->s,
                                   c->right + c->s * d->n, &found, e);
         }

@@ -31,8 +31,7 @@ iso_err iso_method_need(const char *name, const iso_method **out, iso_error *e)
         names[n] = iso_methods[n]->name;
     const char *nearest = iso_nearest(name, names, n);
     return iso_fail(e, ISO_ERR_USAGE, "unknown method \"%s\"%s%s%s; isofed merge --list shows all",
-                    name, nearest ? " (near \"" : "", nearest ? nearest : "",
-                    nearest ? "\")" : "");
+                    name, nearest ? " (near \"" : "", nearest ? nearest : "", nearest ? "\")" : "");
 }
 
 void iso_method_defaults(const iso_method *m, iso_method_args *a)

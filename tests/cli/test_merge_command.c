@@ -74,7 +74,7 @@ static int tear_down(void **state)
     (void)state;
     iso_err err = iso_remove_tree(temp, NULL);
     free(temp);
-    return err;
+    return (int)err;
 }
 
 /* Words that name files of `temp` start with '@'. */

@@ -169,7 +169,8 @@ static void isotropic_methods_follow_rotations(void **state)
         for (size_t t = 0; t < d.T; t++) {
             rotated[t] = iso_calloc(d.m * d.n, 8);
             iso_la_gemm(ISO_AS_IS, ISO_AS_IS, d.m, d.n, d.m, 1, P, d.m, d.D[t], d.n, 0, tmp, d.n);
-            iso_la_gemm(ISO_AS_IS, ISO_AS_IS, d.m, d.n, d.n, 1, tmp, d.n, Q, d.n, 0, rotated[t], d.n);
+            iso_la_gemm(ISO_AS_IS, ISO_AS_IS, d.m, d.n, d.n, 1, tmp, d.n, Q, d.n, 0, rotated[t],
+                        d.n);
         }
         for (size_t c = 0; c < 2; c++) {
             double *a = merged(&d, names[c]), *want = iso_calloc(d.m * d.n, 8);
@@ -327,8 +328,8 @@ static void factored_equals_dense(void **state)
                     iso_layer_merge_factors(iso_methods[c], &args, &stack, &f, &decisions, &d.arena,
                                             &e))
                     fail_msg("seed %llu: %s", (unsigned long long)seed, e.text);
-                iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d.m, d.n, f.product.c, 1, f.product.left, d.m,
-                         f.product.right, d.n, 0, product, d.n);
+                iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d.m, d.n, f.product.c, 1, f.product.left,
+                            d.m, f.product.right, d.n, 0, product, d.n);
                 NEAR(product, dense, 1e-8, iso_methods[c]->name);
             }
         for (size_t t = 0; t < d.T; t++)
