@@ -236,7 +236,12 @@ static peer *sender(iso_server *s, zmq_msg_t *routing, zmq_msg_t *head)
         return NULL;
     key[0] = (uint8_t)n;
     memcpy(key + 1, zmq_msg_data(routing), n);
+    int fd = zmq_msg_get(head, ZMQ_SRCFD);
     peer *p = iso_index_get(&s->by_routing, key);
+    if (!p && !is_live(s, fd))
+        read_monitor(s); /* accepted since the last look */
+    if (!p && !is_live(s, fd))
+        return NULL; /* left over from a connection that is gone */
     if (!p) {
         iso_peer_name name;
         if (!iso_zap_parse_user(zmq_msg_gets(head, "User-Id"), &name))
@@ -245,7 +250,6 @@ static peer *sender(iso_server *s, zmq_msg_t *routing, zmq_msg_t *head)
             return NULL;
         limit_user(s, p);
     }
-    int fd = zmq_msg_get(head, ZMQ_SRCFD);
     p->fd = is_live(s, fd) ? fd : -1;
     return p;
 }
