@@ -2,6 +2,7 @@
 #include "cli/inspect_read.h"
 
 #include "core/peft.h"
+#include "crypto/init.h"
 #include "crypto/key.h"
 #include "crypto/manifest.h"
 #include "merge/guard.h"
@@ -354,7 +355,9 @@ done:
 static iso_err read_key(const char *path, iso_inspected *out, iso_error *e)
 {
     iso_key key = {0};
-    iso_err err = iso_key_read_public(path, &key, e);
+    iso_err err = iso_crypto_init(e);
+    if (!err)
+        err = iso_key_read_public(path, &key, e);
     if (err)
         return err;
     set_text(out->json, "kind", "key");

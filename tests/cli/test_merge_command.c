@@ -4,6 +4,7 @@
 #include "core/json.h"
 #include "core/peft.h"
 #include "core/rng.h"
+#include "crypto/init.h"
 #include "crypto/key.h"
 
 #include <math.h>
@@ -337,7 +338,7 @@ static void inspect_shows_the_public_part_of_a_key_only(void **state)
     uint8_t seed[ISO_SEED_BYTES];
     char hex[65];
     memset(seed, 7, sizeof seed);
-    if (iso_key_from_seed(ISO_KEY_MERGE, seed, 1000, &key, &e))
+    if (iso_crypto_init(&e) || iso_key_from_seed(ISO_KEY_MERGE, seed, 1000, &key, &e))
         fail_msg("%s", e.text);
     char *path = iso_path_join(temp, "merge.key");
     if (iso_key_write(&key, path, NULL, NULL, &e))
