@@ -167,21 +167,15 @@ static void cmyk_to_rgb(const uint8_t *cmyk, size_t n, bool is_adobe, uint8_t *r
     }
 }
 
-/* The library goes on after damaged data and calls it a warning. Stray bytes between segments are
- * harmless; everything else (a file that ends early above all) spoils the pixels. */
-static bool is_harmless(tjhandle tj)
-{
-    return tjGetErrorCode(tj) == TJERR_WARNING && strstr(tjGetErrorStr2(tj), "extraneous bytes");
-}
-
+/* The library goes on after damaged data, fills the rest with grey and calls it a warning, of which
+ * it keeps only the first: so the first one ends the decoding. */
 static iso_err jpeg_pixels(tjhandle tj, const uint8_t *data, size_t size, uint8_t **rgb, int *h,
                            int *w, iso_error *e)
 {
     int subsampling, colour;
     iso_err err;
     jpeg_outline o = outline_of(data, size);
-    if (tjDecompressHeader3(tj, data, (unsigned long)size, w, h, &subsampling, &colour) &&
-        !is_harmless(tj))
+    if (tjDecompressHeader3(tj, data, (unsigned long)size, w, h, &subsampling, &colour))
         return iso_fail(e, ISO_ERR_DATA, "JPEG cannot be decoded: %s", tjGetErrorStr2(tj));
     if ((err = check_size((uint64_t)*w, (uint64_t)*h, e)))
         return err;
@@ -197,8 +191,7 @@ static iso_err jpeg_pixels(tjhandle tj, const uint8_t *data, size_t size, uint8_
     if (!out)
         return iso_nomem(e, pixels * 3);
     if (tjDecompress2(tj, data, (unsigned long)size, out, *w, 0, *h, is_cmyk ? TJPF_CMYK : TJPF_RGB,
-                      TJFLAG_ACCURATEDCT) &&
-        !is_harmless(tj)) {
+                      TJFLAG_ACCURATEDCT | TJFLAG_STOPONWARNING)) {
         free(out);
         return iso_fail(e, ISO_ERR_DATA, "JPEG cannot be decoded: %s", tjGetErrorStr2(tj));
     }

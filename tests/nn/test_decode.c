@@ -230,6 +230,25 @@ static void jpeg_forms(void **state)
     iso_buf_free(&k);
 }
 
+/* The library tells of its first warning only: stray bytes before a cut must not hide the cut. */
+static void S91_stray_bytes_do_not_hide_a_cut(void **state)
+{
+    (void)state;
+    uint8_t p[64 * 64 * 3];
+    iso_error e;
+    fixture_pixels(p, 64, 64, 3, 4);
+    iso_buf b = fixture_jpeg(p, 64, 64, TJPF_RGB, 0), changed = {0};
+    size_t scan = 2;
+    while (b.data[scan] != 0xFF || b.data[scan + 1] != 0xDA) /* segment by segment */
+        scan += 2 + ((size_t)b.data[scan + 2] << 8 | b.data[scan + 3]);
+    assert_int_equal(iso_buf_append(&changed, b.data, scan, &e), ISO_OK);
+    assert_int_equal(iso_buf_append(&changed, "stray", 5, &e), ISO_OK);
+    assert_int_equal(iso_buf_append(&changed, b.data + scan, (b.size - scan) / 2, &e), ISO_OK);
+    refused(changed.data, changed.size, "JPEG cannot be decoded");
+    iso_buf_free(&b);
+    iso_buf_free(&changed);
+}
+
 static void S91_progressive_bomb_is_refused(void **state)
 {
     (void)state;
@@ -280,6 +299,7 @@ int main(void)
         cmocka_unit_test(S91_png_claims_are_checked_before_memory_is_taken),
         cmocka_unit_test(S91_cut_and_changed_files_are_refused),
         cmocka_unit_test(jpeg_forms),
+        cmocka_unit_test(S91_stray_bytes_do_not_hide_a_cut),
         cmocka_unit_test(S91_progressive_bomb_is_refused),
         cmocka_unit_test(S91_jpeg_claims_are_checked),
     };
