@@ -24,8 +24,8 @@ fed_stop centre
 fed_start centre || fail "the coordinator did not start again"
 for n in 2 3 4; do
     for _ in $(seq 400); do
-        fed_centre sites list --json >"$work/sites.json"
-        [[ $(fed_field "$work/sites.json" 'any(s["name"] == "north" and s.get("online") for s in j["sites"])') == True ]] && break
+        fed_centre status --json >"$work/sites.json"
+        [[ $(fed_field "$work/sites.json" 'j["sites_online"] >= 1') == True ]] && break
         sleep 0.1
     done
     fed_round t1 || fail "no release $n"
