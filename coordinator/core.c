@@ -26,7 +26,7 @@ iso_err iso_coord_new(const iso_coord_config *config, const iso_coord_identity *
         t->config = &config->tasks[i];
         iso_c_task_id(c, t->config->name, t->id);
         for (int k = 0; k < METRICS; k++)
-            t->baseline[k] = NAN;
+            t->baseline[k] = (double)NAN;
     }
     *out = c;
     return ISO_OK;

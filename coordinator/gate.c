@@ -26,7 +26,7 @@ static double baseline_of(const iso_coord *c, const iso_c_round *r, int task)
 static void judge(iso_coord *c, const iso_c_round *r, int index)
 {
     iso_c_candidate *x = &r->candidates[index];
-    double worst = INFINITY, sum = 0.0;
+    double worst = (double)INFINITY, sum = 0.0;
     size_t tasks = 0;
     x->is_judged = x->has_passed = true;
     x->reason[0] = 0;
@@ -39,7 +39,7 @@ static void judge(iso_coord *c, const iso_c_round *r, int index)
         const char *name = c->config.tasks[t].name;
         if (isnan(score) || isnan(baseline)) {
             x->has_passed = false;
-            worst = -INFINITY;
+            worst = (double)-INFINITY;
             snprintf(x->reason, sizeof x->reason, "%s: no site answered", name);
             continue;
         }

@@ -140,8 +140,10 @@ iso_err iso_c_round_open(iso_coord *c, uint64_t tasks, const char *by, iso_c_rou
     r->deadline = c->now + c->config.deadline_ms;
     for (size_t t = 0; t < c->config.task_count; t++)
         if (mine >> t & 1)
-            r->tasks[r->task_count++] = (iso_c_round_task){
-                .task = (int)t, .quorum = c->config.tasks[t].quorum, .score = NAN, .baseline = NAN};
+            r->tasks[r->task_count++] = (iso_c_round_task){.task = (int)t,
+                                                           .quorum = c->config.tasks[t].quorum,
+                                                           .score = (double)NAN,
+                                                           .baseline = (double)NAN};
     if (!iso_c_invites_make(c, r, mine)) {
         c->is_out_of_memory = true;
         return iso_nomem(e, 0);
