@@ -63,10 +63,10 @@ static const iso_column client_tasks[] = {
     {"task", "task", ISO_CELL_TEXT},
     {"images", "images", ISO_CELL_COUNT},
     {"chance", "chance", ISO_CELL_SHARE},
-    {"probe", "probe", ISO_CELL_SHARE},
-    {"own", "own", ISO_CELL_SHARE},
-    {"delivered", "release", ISO_CELL_SHARE},
-    {"refit", "release, head refitted", ISO_CELL_SHARE},
+    {"probe_val", "probe", ISO_CELL_SHARE},
+    {"own_val", "own", ISO_CELL_SHARE},
+    {"delivered_val", "release", ISO_CELL_SHARE},
+    {"refit_val", "release, head refitted", ISO_CELL_SHARE},
 };
 
 static void print(const iso_json *result)
