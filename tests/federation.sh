@@ -65,6 +65,7 @@ fed_begin() {
         {
             echo "backbone: $work/backbone"
             echo "threads: 1"
+            echo "link: {spread: 1s}" # a restart of the coordinator is over in a moment, not in half a minute
             echo "data:"
             for t in $(tr , ' ' <<<"${spec#*:}"); do echo "  - {task: $t, folder: $work/tasks/$t}"; done
         } >"$work/$name/client.yaml"

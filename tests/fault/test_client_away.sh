@@ -4,7 +4,6 @@ fed_quorum=1
 . tests/federation.sh
 fed_begin 1 north:t1 south:t1
 fed_start centre || fail "the coordinator did not start"
-for s in north south; do echo "link: {spread: 1s}" >>"$work/$s/client.yaml"; done
 for s in north south; do fed_enroll $s; fed_start $s || fail "$s did not start"; done
 
 serves() { # SITE RELEASE
