@@ -1,5 +1,5 @@
 /* What the control socket answers: status, releases, and the operator's few commands (U16, U23,
- * U32, U64, U68). Keys are documented in docs/CLI.md. */
+ * U32, U64, U68). */
 #include "client/daemon.h"
 
 #include "core/progress.h"
