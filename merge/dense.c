@@ -1,10 +1,11 @@
 /* Merging whole tensors: which tensor is merged how (specs/merging.md 2), one job a tensor.
  *
- * Linear methods (average, task arithmetic) treat every floating tensor by their formula. Of the
+ * A method says which tensors it takes: linear ones every floating tensor, by their formula. Of the
  * others: two-dimensional weights by the method; vectors, kernels and named exceptions by the mean
  * over the tasks times alpha; a tensor that an input lacks counts as a zero update. */
 #include "merge/merge.h"
 
+#include "merge/alpha.h"
 #include "merge/jobs.h"
 #include "merge/layer.h"
 
@@ -25,6 +26,8 @@ typedef struct {
     iso_dtype out_type;
     iso_tensor *views;        /* count x T; data NULL where an input lacks the tensor */
     const iso_tensor **bases; /* count; NULL without a base */
+    double *weights;          /* T: the caller's (not votes) times guard (a) */
+    double *norms;            /* count x T, for guard (a) */
     iso_merged_dense *out;
 } work;
 
@@ -54,7 +57,8 @@ static iso_treatment treatment_of(const work *w, const char *name, const iso_ten
     static const char *const embeddings[] = {"embed", "wte.", "wpe.", NULL};
     if (!is_float(t->dtype))
         return ISO_BY_COPY;
-    if (w->o->method->coefficients)
+    iso_method_takes takes = w->o->method->takes;
+    if (takes == ISO_TAKES_ALL || (takes == ISO_TAKES_ALL_IF_REFERENCE && w->o->is_reference))
         return ISO_BY_METHOD;
     if (t->ndim != 2 || contains_any(name, published))
         return ISO_BY_MEAN;
@@ -231,23 +235,82 @@ static iso_err copy_job(work *w, size_t i, iso_error *e)
     return ISO_OK;
 }
 
+/* Linear and entrywise methods take a weight as it is stored. */
+static iso_deltas deltas_of(const work *w, size_t i)
+{
+    const iso_layer_report *r = &w->out->reports[i];
+    const iso_method *method = w->o->method;
+    bool is_transposed = w->o->is_transposed && r->treatment == ISO_BY_METHOD &&
+                         w->out->tensors[i].view.ndim == 2 && !method->coefficients &&
+                         !method->entries;
+    return (iso_deltas){.T = w->T,
+                        .m = is_transposed ? r->n : r->m,
+                        .n = is_transposed ? r->m : r->n,
+                        .views = w->views + i * w->T,
+                        .weights = w->weights,
+                        .base = w->bases[i],
+                        .is_transposed = is_transposed,
+                        .rank_tol = rank_tol_of(w, i, r->m, r->n),
+                        .full_q = r->m < r->n ? r->m : r->n,
+                        .name = r->name,
+                        .index = i};
+}
+
+static iso_err survey_tensor(void *ctx, size_t i, iso_deltas *out, iso_arena *scratch, iso_error *e)
+{
+    const work *w = ctx;
+    (void)scratch, (void)e;
+    if (w->out->reports[i].treatment == ISO_BY_METHOD)
+        *out = deltas_of(w, i);
+    return ISO_OK;
+}
+
+static iso_err norms_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
+{
+    work *w = ctx;
+    if (w->out->reports[i].treatment == ISO_BY_COPY)
+        return ISO_OK;
+    iso_deltas d = deltas_of(w, i);
+    double *x = iso_arena_alloc(scratch, d.m * d.n + 1, sizeof *x);
+    if (!x)
+        return iso_nomem(e, d.m * d.n * sizeof *x);
+    for (size_t t = 0; t < w->T; t++)
+        w->norms[i * w->T + t] = iso_norm(iso_delta_get(&d, t, x), d.m * d.n);
+    return ISO_OK;
+}
+
+/* Guard (a): norms over all tensors of a task together. */
+static iso_err apply_norm_cap(work *w, const iso_jobs *like, iso_error *e)
+{
+    iso_jobs jobs = *like;
+    jobs.run = norms_job;
+    jobs.progress = NULL;
+    double *totals = iso_calloc(2 * w->T, sizeof *totals), *scales = totals + w->T;
+    w->norms = iso_calloc(w->out->count * w->T, sizeof *w->norms);
+    iso_err err = totals && w->norms ? iso_jobs_run(&jobs, e)
+                                     : iso_nomem(e, w->out->count * w->T * sizeof *totals);
+    if (!err) {
+        for (size_t t = 0; t < w->T; t++) {
+            for (size_t i = 0; i < w->out->count; i++)
+                totals[t] += w->norms[i * w->T + t] * w->norms[i * w->T + t];
+            totals[t] = sqrt(totals[t]);
+        }
+        w->out->summary.capped_tasks =
+            iso_guard_norm_scales(totals, w->T, w->o->guard.norm_cap, scales);
+        for (size_t t = 0; t < w->T; t++)
+            w->weights[t] *= scales[t];
+    }
+    free(totals);
+    return err;
+}
+
 static iso_err merge_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
 {
     work *w = ctx;
     iso_layer_report *r = &w->out->reports[i];
     if (r->treatment == ISO_BY_COPY)
         return copy_job(w, i, e);
-    bool is_transposed = w->o->is_transposed && r->treatment == ISO_BY_METHOD &&
-                         w->out->tensors[i].view.ndim == 2 && !w->o->method->coefficients;
-    iso_deltas d = {.T = w->T,
-                    .m = is_transposed ? r->n : r->m,
-                    .n = is_transposed ? r->m : r->n,
-                    .views = w->views + i * w->T,
-                    .weights = w->o->weights,
-                    .base = w->bases[i],
-                    .is_transposed = is_transposed,
-                    .rank_tol = rank_tol_of(w, i, r->m, r->n),
-                    .full_q = r->m < r->n ? r->m : r->n};
+    iso_deltas d = deltas_of(w, i);
     double *D = iso_arena_alloc(scratch, r->m * r->n + 1, sizeof *D);
     if (!D)
         return iso_nomem(e, r->m * r->n * sizeof *D);
@@ -261,6 +324,9 @@ static iso_err merge_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
             D[j] *= alpha / (double)w->T;
         strcpy(r->decisions.route, "mean");
     }
+    double scale = iso_layer_scale_of(w->o->layer_scales, w->o->layer_scale_count, r->name);
+    for (size_t j = 0; !err && scale != 1.0 && j < r->m * r->n; j++)
+        D[j] *= scale;
     if (!err) {
         r->norm = iso_norm(D, r->m * r->n);
         err = finish(w, i, D, &d, scratch, e);
@@ -284,16 +350,21 @@ iso_err iso_merge_dense(const iso_dense_input *in, size_t T, const iso_dense_inp
     if (w.args.convention == ISO_CONVENTION_AUTO)
         w.args.convention = ISO_CONVENTION_DENSE;
     w.args.gain_cap = fmax(w.args.gain_cap, o->guard.gain_cap);
+    w.args.votes = o->weights;
+    w.args.is_reference = o->is_reference;
     costs = iso_calloc(out->count, sizeof *costs);
-    if (!costs) {
-        err = iso_nomem(e, out->count * sizeof *costs);
+    w.weights = iso_calloc(T, sizeof *w.weights);
+    if (!costs || !w.weights) {
+        err = iso_nomem(e, (out->count + T) * sizeof *costs);
         goto done;
     }
+    for (size_t t = 0; t < T; t++)
+        w.weights[t] = o->weights && !o->method->has_votes ? o->weights[t] : 1.0;
     double scratch = 0.0;
     for (size_t i = 0; i < out->count; i++) {
         const iso_layer_report *r = &out->reports[i];
         double m = (double)r->m, n = (double)r->n, q = fmin(m, n);
-        bool is_decomposed = r->treatment == ISO_BY_METHOD && !o->method->coefficients;
+        bool is_decomposed = r->treatment == ISO_BY_METHOD && (o->method->core || o->method->dense);
         costs[i] = is_decomposed ? m * n * q : m * n;
         scratch = fmax(scratch, 8.0 * (is_decomposed ? 9.0 * m * n + 6.0 * q * q : 3.0 * m * n));
     }
@@ -305,7 +376,12 @@ iso_err iso_merge_dense(const iso_dense_input *in, size_t T, const iso_dense_inp
                      .progress = o->progress,
                      .progress_ctx = o->progress_ctx,
                      .stop = o->stop};
-    err = iso_jobs_run(&jobs, e);
+    if (o->guard.norm_cap > 0.0 && T > 1)
+        err = apply_norm_cap(&w, &jobs, e);
+    if (!err)
+        err = iso_survey_run(o->method, &w.args, T, survey_tensor, &w, &jobs, &out->arena, e);
+    if (!err)
+        err = iso_jobs_run(&jobs, e);
     if (!err) {
         iso_merge_summarise(out->reports, out->count, T, &out->summary);
         out->summary.convention = w.args.convention;
@@ -313,6 +389,8 @@ iso_err iso_merge_dense(const iso_dense_input *in, size_t T, const iso_dense_inp
 done:
     free(w.views);
     free(w.bases);
+    free(w.weights);
+    free(w.norms);
     free(costs);
     if (err)
         iso_merged_dense_free(out);

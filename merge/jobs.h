@@ -6,7 +6,7 @@
 
 typedef iso_err iso_job_fn(void *ctx, size_t i, iso_arena *scratch, iso_error *e);
 
-typedef struct {
+typedef struct iso_jobs {
     size_t count;
     size_t scratch_bytes; /* what the largest job is thought to need; 0: unknown */
     const double *costs;  /* count, or NULL: the dearest start first; results do not depend on it */

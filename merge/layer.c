@@ -19,7 +19,11 @@ iso_err iso_layer_dense(const iso_method *method, const iso_method_args *a, cons
                         double *out, iso_decisions *r, iso_arena *scratch, iso_error *e)
 {
     *r = (iso_decisions){.rank_tol = d->rank_tol, .smallest = 1.0};
-    iso_err err = ISO_OK;
+    iso_method_args alone = *a;
+    iso_err err = a->survey ? ISO_OK : iso_survey_one(method, &alone, d, scratch, e);
+    if (err)
+        return err;
+    a = &alone;
     if (method->coefficients) {
         double noise, *c = iso_arena_alloc(scratch, d->T, sizeof *c);
         if (!c)
@@ -30,6 +34,9 @@ iso_err iso_layer_dense(const iso_method *method, const iso_method_args *a, cons
         strcpy(r->route, "linear");
         err = iso_delta_sum(&weighted, out, NULL, &noise, scratch, e);
         r->sum_norm = err ? 0.0 : iso_norm(out, d->m * d->n);
+    } else if (method->entries) {
+        strcpy(r->route, "entries");
+        err = iso_entries_merge(method, a, d, out, scratch, e);
     } else if (method->dense) {
         err = method->dense(d, a, out, r, scratch, e);
     } else if (method->core) {
@@ -39,8 +46,7 @@ iso_err iso_layer_dense(const iso_method *method, const iso_method_args *a, cons
             iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, d->m, d->n, p.c, 1.0, p.left, d->m, p.right,
                         d->n, 0.0, out, d->n);
     } else {
-        return iso_fail(e, ISO_ERR_USAGE, "method %s merges LoRA factors only, not whole matrices",
-                        method->name);
+        return iso_fail(e, ISO_ERR_INTERNAL, "method %s knows no way to merge", method->name);
     }
     if (!err && !isfinite(iso_norm(out, d->m * d->n)))
         err = iso_fail(e, ISO_ERR_NONFINITE, "the merged update is not finite");
@@ -199,6 +205,8 @@ static iso_err cores_make(const stack *s, bool is_sum_enough, double rank_tol, c
                              .views = views,
                              .rank_tol = rank_tol,
                              .full_q = in->m < in->n ? in->m : in->n,
+                             .name = in->name,
+                             .index = in->index,
                              .ranks = is_sum_enough ? NULL : ranks,
                              .noise = 16.0 * DBL_EPSILON * s->norm_sum};
     return ISO_OK;
@@ -284,6 +292,62 @@ static iso_err expand(const cores *c, iso_layer_factors *f, iso_arena *scratch, 
     return ISO_OK;
 }
 
+/* ---- methods that know no factors: on the products, layer by layer ---- */
+static iso_err deltas_of(const stack *s, double rank_tol, iso_deltas *d, iso_arena *scratch,
+                         iso_error *e)
+{
+    const iso_lora_stack *in = s->in;
+    iso_factor *f = iso_arena_calloc(scratch, in->T + 1, sizeof *f);
+    if (!f)
+        return iso_nomem(e, in->T * sizeof *f);
+    for (size_t t = 0; t < in->T; t++)
+        f[t] = (iso_factor){s->ranks[t], s->Bt + s->first[t] * in->m, s->A + s->first[t] * in->n};
+    *d = (iso_deltas){.T = in->T,
+                      .m = in->m,
+                      .n = in->n,
+                      .factors = f,
+                      .weights = in->weights,
+                      .rank_tol = rank_tol,
+                      .full_q = in->m < in->n ? in->m : in->n,
+                      .noise = 16.0 * DBL_EPSILON * s->norm_sum,
+                      .name = in->name,
+                      .index = in->index};
+    return ISO_OK;
+}
+
+iso_err iso_layer_deltas(const iso_lora_stack *in, iso_deltas *out, iso_arena *scratch,
+                         iso_error *e)
+{
+    stack s;
+    double rank_tol = in->rank_tol > 0.0 ? in->rank_tol : iso_rank_tol(in->m, in->n, true);
+    iso_err err = stack_make(in, in->weights, &s, scratch, e);
+    return err ? err : deltas_of(&s, rank_tol, out, scratch, e);
+}
+
+static iso_err merge_products(const iso_method *method, const iso_method_args *a, const stack *s,
+                              iso_layer_factors *out, iso_decisions *r, iso_arena *scratch,
+                              iso_error *e)
+{
+    const iso_lora_stack *in = s->in;
+    iso_deltas d;
+    char route[ISO_ROUTE_TEXT];
+    double *D = iso_arena_alloc(scratch, in->m * in->n + 1, sizeof *D);
+    if (!D)
+        return iso_nomem(e, in->m * in->n * sizeof *D);
+    iso_err err = deltas_of(s, r->rank_tol, &d, scratch, e);
+    if (!err)
+        err = iso_layer_dense(method, a, &d, D, r, scratch, e);
+    if (err)
+        return err;
+    out->norm = iso_norm(D, in->m * in->n);
+    err = product_of(D, in->m, in->n, r->rank_tol, 0.0, 0, &out->product, route, scratch, e);
+    if (err)
+        return err;
+    r->kept = out->product.c;
+    snprintf(r->route + strlen(r->route), sizeof r->route - strlen(r->route), "+%.16s", route);
+    return truncate_core(in, in->m, in->n, r->rank_tol, out, scratch, e);
+}
+
 iso_err iso_layer_merge_factors(const iso_method *method, const iso_method_args *a,
                                 const iso_lora_stack *in, iso_layer_factors *out, iso_decisions *r,
                                 iso_arena *scratch, iso_error *e)
@@ -292,9 +356,16 @@ iso_err iso_layer_merge_factors(const iso_method *method, const iso_method_args 
     double rank_tol = in->rank_tol > 0.0 ? in->rank_tol : iso_rank_tol(in->m, in->n, true);
     *r = (iso_decisions){.rank_tol = rank_tol, .smallest = 1.0};
     bool is_linear = method->coefficients != NULL;
-    if (!is_linear && !method->core)
-        return iso_fail(e, ISO_ERR_USAGE, "method %s needs whole matrices, not LoRA factors",
-                        method->name);
+    iso_method_args alone = *a;
+    if (method->survey && !a->survey) {
+        iso_deltas d;
+        iso_err failed = iso_layer_deltas(in, &d, scratch, e);
+        if (!failed)
+            failed = iso_survey_one(method, &alone, &d, scratch, e);
+        if (failed)
+            return failed;
+    }
+    a = &alone;
     double *weights = iso_arena_alloc(scratch, in->T + 1, sizeof *weights);
     if (!weights)
         return iso_nomem(e, in->T * sizeof *weights);
@@ -310,6 +381,8 @@ iso_err iso_layer_merge_factors(const iso_method *method, const iso_method_args 
     strcpy(r->route, "zero");
     if (s.R == 0)
         return ISO_OK;
+    if (!is_linear && !method->core)
+        return merge_products(method, a, &s, out, r, scratch, e);
     if (is_linear) {
         out->product = (iso_product){.c = s.R, .left = s.Bt, .right = s.A};
         err = product_norm(&out->product, in->m, in->n, &out->norm, scratch, e);

@@ -20,6 +20,8 @@ typedef struct {
     double rank_tol;       /* 0: for exact factors (specs/merging.md 1) */
     size_t rank_cap;       /* rank of the result at most this; 0: no cap */
     double energy;         /* least rank that keeps this share of |D|_F^2; 0 or 1: all */
+    const char *name;      /* of the layer, or NULL */
+    size_t index;          /* of the layer among all of the merge */
     bool is_decomposed;    /* the result as singular triples, also where a stack would do */
 } iso_lora_stack;
 
@@ -33,6 +35,11 @@ typedef struct {
 iso_err iso_layer_merge_factors(const iso_method *method, const iso_method_args *a,
                                 const iso_lora_stack *in, iso_layer_factors *out, iso_decisions *r,
                                 iso_arena *scratch, iso_error *e) ISO_MUST_CHECK;
+
+/* The task vectors of a layer as factors, one row a vector, weights and LoRA scales in Bt: what
+ * surveys and methods without a core look at. */
+iso_err iso_layer_deltas(const iso_lora_stack *in, iso_deltas *out, iso_arena *scratch,
+                         iso_error *e) ISO_MUST_CHECK;
 
 /* Default rank tolerances: exact factors and doubles, or float32 and below (specs/merging.md 1). */
 double iso_rank_tol(size_t m, size_t n, bool is_exact);

@@ -1,6 +1,7 @@
 /* Merging LoRA adapters: names the layers of all inputs, runs one job a layer, sums up. */
 #include "merge/merge.h"
 
+#include "merge/alpha.h"
 #include "merge/jobs.h"
 #include "merge/layer.h"
 
@@ -39,7 +40,11 @@ iso_err iso_merge_check(const iso_merge_options *o, size_t T, iso_error *e)
         return iso_fail(e, ISO_ERR_USAGE, "all weights are zero");
     if (!(o->energy >= 0.0 && o->energy <= 1.0))
         return iso_fail(e, ISO_ERR_USAGE, "energy is %g; it takes 0 to 1", o->energy);
-    return ISO_OK;
+    for (size_t i = 0; i < o->layer_scale_count; i++)
+        if (!isfinite(o->layer_scales[i].scale))
+            return iso_fail(e, ISO_ERR_USAGE, "the scale of \"%s\" is %g; it takes a finite number",
+                            o->layer_scales[i].pattern, o->layer_scales[i].scale);
+    return o->method->check ? o->method->check(&o->args, T, e) : ISO_OK;
 }
 
 void iso_merge_summarise(const iso_layer_report *reports, size_t count, size_t T,
@@ -216,15 +221,12 @@ static iso_err keep_single(work *w, size_t i, const iso_lora_layer *from, iso_ar
     return iso_lora_norm(from, &r->norm, scratch, e);
 }
 
-static iso_err merge_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
+/* What goes into layer i, after guard (b). */
+static iso_err stack_of(work *w, size_t i, iso_lora_stack *out, size_t *dropped_all,
+                        iso_arena *scratch, iso_error *e)
 {
-    work *w = ctx;
     const iso_lora_layer **row = w->table + i * w->T;
-    iso_layer_report *r = &w->out->reports[i];
-    bool is_within_cap = !w->o->rank_cap || (row[0] && row[0]->rank <= w->o->rank_cap);
-    if (w->T == 1 && w->o->is_single_kept && is_within_cap)
-        return keep_single(w, i, row[0], scratch, e);
-
+    const iso_layer_report *r = &w->out->reports[i];
     const iso_lora_layer **layers = iso_arena_alloc(scratch, w->T, sizeof(const iso_lora_layer *));
     iso_lora_layer *floored = iso_arena_alloc(scratch, w->T, sizeof *floored);
     if (!layers || !floored)
@@ -239,21 +241,57 @@ static iso_err merge_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
                 return iso_error_context(e, "%s", w->in[t].name);
             layers[t] = &floored[t];
         }
-        r->floored += dropped;
+        *dropped_all += dropped;
     }
-    iso_lora_stack stack = {.T = w->T,
+    *out = (iso_lora_stack){.T = w->T,
                             .m = r->m,
                             .n = r->n,
                             .layers = layers,
                             .weights = w->weights,
                             .rank_tol = w->o->rank_tol,
                             .rank_cap = w->o->rank_cap,
-                            .energy = w->o->energy};
+                            .energy = w->o->energy,
+                            .name = r->name,
+                            .index = i};
+    return ISO_OK;
+}
+
+static iso_err survey_layer(void *ctx, size_t i, iso_deltas *out, iso_arena *scratch, iso_error *e)
+{
+    iso_lora_stack stack;
+    size_t ignored = 0;
+    iso_err err = stack_of(ctx, i, &stack, &ignored, scratch, e);
+    return err ? err : iso_layer_deltas(&stack, out, scratch, e);
+}
+
+/* The layer's own factor on alpha, onto the left side. */
+static void scale_layer(const iso_merge_options *o, const char *name, iso_layer_factors *f,
+                        size_t m)
+{
+    double scale = iso_layer_scale_of(o->layer_scales, o->layer_scale_count, name);
+    for (size_t i = 0; scale != 1.0 && i < f->product.c * m; i++)
+        f->product.left[i] *= scale;
+    f->norm *= fabs(scale);
+}
+
+static iso_err merge_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
+{
+    work *w = ctx;
+    const iso_lora_layer **row = w->table + i * w->T;
+    iso_layer_report *r = &w->out->reports[i];
+    bool is_within_cap = !w->o->rank_cap || (row[0] && row[0]->rank <= w->o->rank_cap);
+    if (w->T == 1 && w->o->is_single_kept && is_within_cap)
+        return keep_single(w, i, row[0], scratch, e);
+
+    iso_lora_stack stack;
     iso_layer_factors f;
-    iso_err err =
-        iso_layer_merge_factors(w->o->method, &w->args, &stack, &f, &r->decisions, scratch, e);
+    iso_err err = stack_of(w, i, &stack, &r->floored, scratch, e);
+    if (err)
+        return err;
+    err = iso_layer_merge_factors(w->o->method, &w->args, &stack, &f, &r->decisions, scratch, e);
     if (err)
         return iso_error_context(e, "layer \"%s\"", r->name);
+    scale_layer(w->o, r->name, &f, r->m);
     r->rank = f.product.c;
     r->full_rank = f.full_rank;
     r->energy_kept = f.energy_kept;
@@ -311,9 +349,11 @@ iso_err iso_merge_lora(const iso_lora_input *in, size_t T, const iso_merge_optio
         goto done;
     }
     for (size_t t = 0; t < T; t++) {
-        w.weights[t] = o->weights ? o->weights[t] : 1.0;
+        w.weights[t] = o->weights && !o->method->has_votes ? o->weights[t] : 1.0;
         out->task_scales[t] = 1.0;
     }
+    w.args.votes = o->weights;
+    w.args.is_reference = o->is_reference;
     double scratch = 0.0;
     for (size_t i = 0; i < out->count; i++) {
         double side = (double)out->reports[i].m + (double)out->reports[i].n, R = 0.0;
@@ -330,6 +370,8 @@ iso_err iso_merge_lora(const iso_lora_input *in, size_t T, const iso_merge_optio
                      .stop = o->stop};
     if (o->guard.norm_cap > 0.0 && T > 1)
         err = apply_norm_cap(&w, &jobs, e);
+    if (!err)
+        err = iso_survey_run(o->method, &w.args, T, survey_layer, &w, &jobs, &out->arena, e);
     if (!err) {
         jobs.run = merge_job;
         jobs.progress = o->progress;

@@ -15,10 +15,18 @@
  * (specs/merging.md 3.2). */
 #define ISO_NEAR_EQUAL 1e-6
 
+/* A factor on alpha for the layers whose name matches `pattern` (shell wildcards; alpha.h). */
+typedef struct {
+    const char *pattern;
+    double scale;
+} iso_layer_scale;
+
 typedef struct {
     const iso_method *method;
-    iso_method_args args;    /* convention may be AUTO */
-    const double *weights;   /* T, or NULL: all one */
+    iso_method_args args;                /* convention may be AUTO */
+    const double *weights;               /* T, or NULL: all one */
+    const iso_layer_scale *layer_scales; /* the first that matches counts */
+    size_t layer_scale_count;
     size_t rank_cap;         /* rank of every merged layer at most this; 0: no cap (LoRA) */
     double energy;           /* least rank that keeps this share of |D|_F^2; 0 or 1: all (LoRA) */
     bool is_single_kept;     /* one input is returned unchanged (AMENDMENTS 14); the coordinator's

@@ -5,10 +5,11 @@
 
 static void coefficients(const iso_method_args *a, const double *weights, size_t T, double *out)
 {
-    (void)a;
+    /* by the weights as given: what a guard has scaled down stays scaled down */
+    const double *given = a->votes ? a->votes : weights;
     double sum = 0.0;
     for (size_t t = 0; t < T; t++)
-        sum += weights ? weights[t] : 1.0;
+        sum += given ? given[t] : 1.0;
     for (size_t t = 0; t < T; t++)
         out[t] = (weights ? weights[t] : 1.0) / sum;
 }
@@ -21,5 +22,6 @@ const iso_method iso_method_average = {
     .source = "Wortsman et al. 2022; exact on LoRA by stacking",
     .needs = ISO_NEEDS_SUM,
     .params = params,
+    .takes = ISO_TAKES_ALL,
     .coefficients = coefficients,
 };

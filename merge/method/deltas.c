@@ -21,9 +21,45 @@ static void convert(const iso_tensor *t, size_t first, size_t n, double *out)
     (void)ignored;
 }
 
+/* Rows first .. first + rows - 1 of Bt' A. */
+static const double *product_rows(const iso_deltas *d, size_t t, size_t first, size_t rows,
+                                  double *scratch)
+{
+    const iso_factor *f = &d->factors[t];
+    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, rows, d->n, f->rank, 1.0, f->Bt + first, d->m, f->A,
+                d->n, 0.0, scratch, d->n);
+    return scratch;
+}
+
+const double *iso_delta_part(const iso_deltas *d, size_t t, size_t first, size_t count,
+                             double *scratch)
+{
+    enum { BLOCK = 512 };
+    if (d->factors)
+        return product_rows(d, t, first / d->n, count / d->n, scratch);
+    const iso_tensor *v = &d->views[t];
+    double weight = d->weights ? d->weights[t] : 1.0, w0[BLOCK];
+    if (!v->data || weight == 0.0) {
+        memset(scratch, 0, count * sizeof *scratch);
+        return scratch;
+    }
+    convert(v, first, count, scratch);
+    for (size_t done = 0; d->base && done < count; done += BLOCK) {
+        size_t some = count - done < BLOCK ? count - done : BLOCK;
+        convert(d->base, first + done, some, w0);
+        for (size_t i = 0; i < some; i++)
+            scratch[done + i] -= w0[i];
+    }
+    for (size_t i = 0; weight != 1.0 && i < count; i++)
+        scratch[i] *= weight;
+    return scratch;
+}
+
 const double *iso_delta_get(const iso_deltas *d, size_t t, double *scratch)
 {
     enum { BLOCK = 512 };
+    if (d->factors)
+        return product_rows(d, t, 0, d->m, scratch);
     const iso_tensor *v = &d->views[t];
     size_t count = d->m * d->n;
     double weight = d->weights ? d->weights[t] : 1.0;

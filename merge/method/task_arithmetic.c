@@ -18,5 +18,6 @@ const iso_method iso_method_task_arithmetic = {
     .source = "Ilharco et al. 2023, Editing models with task arithmetic",
     .needs = ISO_NEEDS_SUM,
     .params = params,
+    .takes = ISO_TAKES_ALL,
     .coefficients = coefficients,
 };
