@@ -65,8 +65,10 @@ static bool in_candidates(search *s, const iso_c_round *r)
 
 static bool find(const iso_coord *c, search *s)
 {
-    if (offer(s, &c->identity.roster, &c->identity.roster, c->identity.roster_bytes))
-        return true;
+    for (size_t i = c->roster_count; i > 0; i--)
+        if (offer(s, &c->rosters[i - 1].container, &c->rosters[i - 1].container,
+                  c->rosters[i - 1].bytes))
+            return true;
     for (size_t i = c->release_count; i > 0 && i + 2 > c->release_count; i--)
         if (in_release(c, s, c->releases[i - 1]))
             return true;
@@ -133,6 +135,8 @@ void iso_c_on_blob_get(iso_coord *c, iso_c_peer *p, const iso_msg *m)
         if (count == 0)
             break;
     }
+    if (g->from_chunk + credit >= count)
+        iso_c_roster_fetched(c, p, &s.blob);
 }
 
 /* ---- what is live (S84) ---- */
@@ -149,8 +153,10 @@ static void all_of_release(const iso_coord *c, const iso_c_release *r, iso_coord
 
 void iso_coord_live_blobs(const iso_coord *c, iso_coord_blob_fn *fn, void *arg)
 {
-    if (c->identity.roster_version)
+    if (c->identity.roster_version) /* before start it is not among the recorded ones */
         fn(arg, &c->identity.roster, c->identity.roster_bytes, "roster");
+    for (size_t i = 0; i < c->roster_count; i++)
+        fn(arg, &c->rosters[i].container, c->rosters[i].bytes, "roster");
     for (size_t i = 0; i < c->config.task_count; i++) {
         if (!iso_digest_is_zero(&c->tasks[i].head))
             fn(arg, &c->tasks[i].head, c->tasks[i].head_bytes, "head");

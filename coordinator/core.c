@@ -57,6 +57,7 @@ void iso_coord_free(iso_coord *c)
     free(c->rounds);
     free(c->releases);
     free(c->damaged);
+    free(c->rosters);
     free(c->ops);
     iso_index_free(&c->site_by_id);
     iso_index_free(&c->peer_by_id);
@@ -111,6 +112,7 @@ void iso_coord_start(iso_coord *c, iso_time mono_now, iso_time wall_now, iso_coo
                 (unsigned long long)(c->release_count ? iso_c_release_current(c)->number : 0),
                 c->round_count, c->site_count);
     iso_c_save_meta(c);
+    iso_c_rosters_start(c);
     for (size_t i = 0; i < c->round_count; i++)
         if (iso_c_round_has_ended(c->rounds[i]))
             for (size_t k = 0; k < c->rounds[i]->update_count; k++) {

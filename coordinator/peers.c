@@ -235,10 +235,9 @@ static void on_hello(iso_coord *c, iso_c_peer *p, const iso_msg *m)
                   iso_c_quote(c, s->software), (unsigned long long)h->release);
     }
     send_hello_reply(c, p, m, version);
-    if (c->identity.roster_version > h->roster_version && s) {
-        iso_msg_roster_offer *o = &iso_c_send(c, p, ISO_MSG_ROSTER_OFFER, 0)->roster_offer;
-        o->version = c->identity.roster_version;
-        memcpy(o->digest, c->identity.roster.b, 32);
+    if (s) {
+        s->roster_held = h->roster_version;
+        iso_c_roster_offer(c, p, s);
     }
     if (p->state == PEER_READY)
         iso_c_greet(c, s);

@@ -7,9 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The one record of counters is called "coordinator"; rosters are "roster" and their version. */
 static iso_err read_meta(iso_coord *c, const uint8_t *key, iso_reader *r, iso_error *e)
 {
-    (void)key;
+    if (memcmp(key, "roster", 6) == 0) {
+        iso_c_roster x = {.version = iso_r_u64(r)};
+        iso_r_bytes(r, x.container.b, 32);
+        x.bytes = iso_r_u64(r);
+        return iso_c_roster_add(c, &x) ? ISO_OK : iso_nomem(e, sizeof x);
+    }
     uint8_t federation[16];
     iso_r_bytes(r, federation, 16);
     uint64_t epoch = iso_r_u64(r);
@@ -456,7 +462,8 @@ iso_err iso_coord_restore_row(iso_coord *c, int table, const uint8_t *key, size_
 {
     if (table < 0 || table >= ISO_CT_COUNT)
         return iso_fail(e, ISO_ERR_INTERNAL, "state: no table %d", table);
-    if (tables[table].key_bytes && tables[table].key_bytes != key_bytes)
+    size_t want = tables[table].key_bytes;
+    if (want ? key_bytes != want : key_bytes < 6) /* the shortest name of a meta row */
         return iso_fail(e, ISO_ERR_DATA, "state: %s: key of %zu bytes", tables[table].name,
                         key_bytes);
     if (!tables[table].read)
@@ -492,5 +499,5 @@ iso_err iso_coord_restore(iso_coord *c, const iso_store *store, iso_error *e)
         if (err)
             return err;
     }
-    return ISO_OK;
+    return iso_c_rosters_check(c, e);
 }

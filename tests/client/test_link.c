@@ -258,6 +258,23 @@ static void S14_roster_moves_by_exactly_one_signed_step(void **state)
     }
 }
 
+/* What a coordinator does for a site that was away: one offer after the other, each a step. */
+static void S14_rosters_missed_are_taken_one_by_one(void **state)
+{
+    (void)state;
+    rig *r = rig_open();
+    rig_connect(r);
+    for (uint64_t version = 2; version <= 4; version++) {
+        r->roster.version = version;
+        rig_sign_roster(r, &r->root);
+        rig_offer_roster(r);
+        assert_int_equal(r->a->roster->version, version);
+    }
+    rig_restart(r);
+    assert_int_equal(r->a->roster->version, 4);
+    rig_close(r);
+}
+
 static void S105_newest_head_is_kept_and_said_in_hello(void **state)
 {
     (void)state;
@@ -351,6 +368,7 @@ int main(void)
         cmocka_unit_test(S21_pending_site_asks_and_greets_again_when_approved),
         cmocka_unit_test(S14_first_roster_must_be_of_the_pinned_root),
         cmocka_unit_test(S14_roster_moves_by_exactly_one_signed_step),
+        cmocka_unit_test(S14_rosters_missed_are_taken_one_by_one),
         cmocka_unit_test(S105_newest_head_is_kept_and_said_in_hello),
         cmocka_unit_test(S108_cut_or_rewritten_history_stops_releases),
         cmocka_unit_test(S86_new_epoch_offers_again_what_was_lost),

@@ -52,6 +52,8 @@ typedef struct {
     iso_msg_chunk_ack ack;
     iso_msg_update_grant grant;
     uint64_t release;
+    uint64_t roster; /* version it says it holds */
+    iso_msg_roster_offer roster_offer;
     size_t notices;
     char notice[ISO_SENTENCE_MAX + 1];
 } rig_site;
@@ -274,6 +276,10 @@ RIG void rig_deliver(rig *r, const iso_coord_effect *x)
         s->offered = m->release_offer.number;
         memcpy(s->offer.b, m->release_offer.manifest_digest, 32);
         snprintf(more, sizeof more, " number=%llu", (unsigned long long)s->offered);
+        break;
+    case ISO_MSG_ROSTER_OFFER:
+        s->roster_offer = m->roster_offer;
+        snprintf(more, sizeof more, " version=%llu", (unsigned long long)m->roster_offer.version);
         break;
     case ISO_MSG_STATUS_REPLY:
         s->notices = m->status_reply.notice_count;
@@ -563,6 +569,7 @@ RIG void rig_hello(rig *r, rig_site *s)
                  .hello = {.min_version = 1,
                            .max_version = 1,
                            .software = "t",
+                           .roster_version = s->roster,
                            .release = s->release,
                            .release_head = s->release}};
     memcpy(m.hello.federation_id, r->identity.federation, 16);
