@@ -31,6 +31,20 @@ typedef struct {
     size_t row;
 } iso_module;
 
+/* What an adapter that computes beside the frozen weights adds to a pass (DATA: gated low-rank
+ * parts, TOAST: top-down values). Called on the thread of the pass, in a fixed order; each may be
+ * NULL. */
+typedef struct {
+    void *ctx;
+    /* The residual stream (images, tokens, dim) as it enters block `block`; block = depth: as it
+     * leaves the last one, only where all tokens are read. */
+    void (*enter)(void *ctx, size_t block, const float *hidden);
+    /* After y (m, rows) = x (m, in) W[row .. row+rows)' + bias (+ residual): adds to y. m is images
+     * times rows of an image. */
+    void (*add)(void *ctx, size_t matrix, size_t row, size_t rows, size_t m, const float *x,
+                size_t ldx, const float *bias, float *y, size_t ldy);
+} iso_pass_hooks;
+
 /* What one pass over a micro-batch of images does. */
 typedef void iso_tap_fn(void *ctx, size_t index, const float *hidden);
 typedef void iso_grad_fn(void *ctx, size_t matrix, size_t row, size_t rows, size_t m,
@@ -45,6 +59,10 @@ typedef struct {
      * (index block+1); needs read = tokens. NULL: not wanted. */
     iso_tap_fn *tap;
     void *tap_ctx;
+    const iso_pass_hooks *hooks; /* NULL: none */
+    /* One per image: leading tokens that are there; the others are padding, to which nobody
+     * attends. 1 .. tokens. NULL: all. */
+    const uint32_t *lengths;
 } iso_pass;
 
 /* One backward: matrices that have an adapter, and who takes their gradients. */
@@ -53,6 +71,12 @@ typedef struct {
     /* dW[row .. row+rows) = dy' x with x (m, in), dy (m, rows); called in a fixed order. */
     iso_grad_fn *grad;
     void *ctx;
+    /* For adapters with hooks; may be NULL. back: after dx (m, in) = dy W[row .. row+rows), adds to
+     * dx. leave: adds to dhidden, the gradient of what `enter` saw at that block; dhidden is NULL
+     * where no gradient is wanted any more. Called for every block, last to first. */
+    void (*back)(void *ctx, size_t matrix, size_t row, size_t rows, size_t m, const float *dy,
+                 size_t ldy, float *dx, size_t ldx);
+    void (*leave)(void *ctx, size_t block, const float *hidden, float *dhidden);
 } iso_backward;
 
 typedef struct {

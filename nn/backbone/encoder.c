@@ -101,13 +101,13 @@ float *iso_encoder_input(const iso_encoder *n, const iso_pass *p, float *workspa
     return workspace; /* x of the first state lies first */
 }
 
-static iso_attention head_of(const iso_encoder *n, const block_state *s, size_t nq, size_t image,
-                             size_t head)
+static iso_attention head_of(const iso_encoder *n, const iso_pass *p, const block_state *s,
+                             size_t nq, size_t image, size_t head)
 {
     size_t dh = n->dim / n->heads;
     const float *base = s->qkv + image * n->tokens * 3 * n->dim + head * dh;
     return (iso_attention){.nq = nq,
-                           .n = n->tokens,
+                           .n = p->lengths ? p->lengths[image] : n->tokens,
                            .d = dh,
                            .scale = 1.0F / sqrtf((float)dh),
                            .q = base,
@@ -117,43 +117,63 @@ static iso_attention head_of(const iso_encoder *n, const block_state *s, size_t 
                            .ldkv = 3 * n->dim};
 }
 
+/* One linear layer, or rows of it, and what the adapter adds. */
+static void linear(const iso_pass *p, size_t matrix, size_t row, size_t rows, const float *bias,
+                   size_t m, const float *x, size_t ldx, const float *add, size_t ld_add, float *y,
+                   size_t ldy)
+{
+    iso_packed_forward(&p->weights[matrix], row, rows, bias, m, x, ldx, add, ld_add, y, ldy);
+    if (p->hooks && p->hooks->add)
+        p->hooks->add(p->hooks->ctx, matrix, row, rows, m, x, ldx, bias, y, ldy);
+}
+
+/* Its input's gradient, and what the adapter adds to that. */
+static void linear_backward(const iso_pass *p, const iso_backward *bw, size_t matrix, size_t row,
+                            size_t rows, size_t m, const float *dy, size_t ldy, const float *add,
+                            size_t ld_add, float *dx, size_t ldx)
+{
+    iso_packed_backward(&p->weights[matrix], row, rows, m, dy, ldy, add, ld_add, dx, ldx);
+    if (bw->back)
+        bw->back(bw->ctx, matrix, row, rows, m, dy, ldy, dx, ldx);
+}
+
 static void block_forward(const iso_encoder *n, const iso_pass *p, size_t images, const layout *l,
                           size_t block, float *out)
 {
     const iso_encoder_block *b = &n->blocks[block];
-    const iso_packed *w = p->weights + block * ISO_MATRICES_PER_BLOCK;
+    size_t m0 = block * ISO_MATRICES_PER_BLOCK;
     size_t t = n->tokens, d = n->dim, rows = images * t, nq = queries(n, p, block);
     size_t qrows = images * nq, dh = d / n->heads;
     block_state s = state_of(n, p, images, l, block);
 
+    if (p->hooks && p->hooks->enter)
+        p->hooks->enter(p->hooks->ctx, block, s.x);
     iso_norm_forward(&b->norm1, rows, s.x, d, l->xn);
     const float *qkv_bias = b->bias[ISO_QKV];
     if (nq == t) {
-        iso_packed_forward(&w[ISO_QKV], 0, 3 * d, qkv_bias, rows, l->xn, d, NULL, 0, s.qkv, 3 * d);
+        linear(p, m0 + ISO_QKV, 0, 3 * d, qkv_bias, rows, l->xn, d, NULL, 0, s.qkv, 3 * d);
     } else {
-        iso_packed_forward(&w[ISO_QKV], d, 2 * d, qkv_bias + d, rows, l->xn, d, NULL, 0, s.qkv + d,
-                           3 * d);
+        linear(p, m0 + ISO_QKV, d, 2 * d, qkv_bias + d, rows, l->xn, d, NULL, 0, s.qkv + d, 3 * d);
         for (size_t j = 0; j < nq; j++)
-            iso_packed_forward(&w[ISO_QKV], 0, d, qkv_bias, images, l->xn + j * d, t * d, NULL, 0,
-                               s.qkv + j * 3 * d, t * 3 * d);
+            linear(p, m0 + ISO_QKV, 0, d, qkv_bias, images, l->xn + j * d, t * d, NULL, 0,
+                   s.qkv + j * 3 * d, t * 3 * d);
     }
     for (size_t i = 0; i < images; i++)
         for (size_t h = 0; h < n->heads; h++) {
-            iso_attention a = head_of(n, &s, nq, i, h);
+            iso_attention a = head_of(n, p, &s, nq, i, h);
             iso_attention_forward(&a, s.att + i * nq * d + h * dh, d,
                                   s.log_sum + (i * n->heads + h) * nq, l->scores);
         }
     if (nq == t)
-        iso_packed_forward(&w[ISO_OUT], 0, d, b->bias[ISO_OUT], rows, s.att, d, s.x, d, s.mid, d);
+        linear(p, m0 + ISO_OUT, 0, d, b->bias[ISO_OUT], rows, s.att, d, s.x, d, s.mid, d);
     else
         for (size_t j = 0; j < nq; j++)
-            iso_packed_forward(&w[ISO_OUT], 0, d, b->bias[ISO_OUT], images, s.att + j * d, nq * d,
-                               s.x + j * d, t * d, s.mid + j * d, nq * d);
+            linear(p, m0 + ISO_OUT, 0, d, b->bias[ISO_OUT], images, s.att + j * d, nq * d,
+                   s.x + j * d, t * d, s.mid + j * d, nq * d);
     iso_norm_forward(&b->norm2, qrows, s.mid, d, l->xn);
-    iso_packed_forward(&w[ISO_FC1], 0, n->mlp, b->bias[ISO_FC1], qrows, l->xn, d, NULL, 0, s.h,
-                       n->mlp);
+    linear(p, m0 + ISO_FC1, 0, n->mlp, b->bias[ISO_FC1], qrows, l->xn, d, NULL, 0, s.h, n->mlp);
     iso_gelu_forward(qrows * n->mlp, s.h, l->g);
-    iso_packed_forward(&w[ISO_FC2], 0, d, b->bias[ISO_FC2], qrows, l->g, n->mlp, s.mid, d, out, d);
+    linear(p, m0 + ISO_FC2, 0, d, b->bias[ISO_FC2], qrows, l->g, n->mlp, s.mid, d, out, d);
 }
 
 void iso_encoder_forward(const iso_encoder *n, const iso_pass *p, size_t images, float *workspace,
@@ -172,8 +192,18 @@ void iso_encoder_forward(const iso_encoder *n, const iso_pass *p, size_t images,
         if (p->tap)
             p->tap(p->tap_ctx, block + 1, to);
     }
+    if (end == n->depth && p->read == n->tokens && p->hooks && p->hooks->enter)
+        p->hooks->enter(p->hooks->ctx, n->depth, l.last);
     if (end == n->depth && out)
         iso_norm_forward(&n->final, images * p->read, l.last, n->dim, out);
+}
+
+/* Gradients of keys and values of tokens that are padding. */
+static void zero_padding(float *dq, size_t from, size_t tokens, size_t dim, size_t dh)
+{
+    for (size_t j = from; j < tokens; j++)
+        for (size_t part = 1; part < 3; part++)
+            memset(dq + j * 3 * dim + part * dim, 0, dh * sizeof *dq);
 }
 
 /* One block's backward: d is the gradient of its output (images * nq, dim) and becomes that of
@@ -185,7 +215,6 @@ static bool block_backward(const iso_encoder *n, const iso_pass *p, const iso_ba
 {
     const iso_encoder_block *b = &n->blocks[block];
     size_t m0 = block * ISO_MATRICES_PER_BLOCK;
-    const iso_packed *w = p->weights + m0;
     size_t t = n->tokens, d = n->dim, rows = images * t, nq = queries(n, p, block);
     size_t qrows = images * nq, dh = d / n->heads;
     block_state s = state_of(n, p, images, l, block);
@@ -195,7 +224,7 @@ static bool block_backward(const iso_encoder *n, const iso_pass *p, const iso_ba
     if (lowest == m0 + ISO_FC2) {
         iso_gelu_forward(qrows * n->mlp, s.h, l->g);
     } else {
-        iso_packed_backward(&w[ISO_FC2], 0, d, qrows, d_out, d, NULL, 0, l->dg, n->mlp);
+        linear_backward(p, bw, m0 + ISO_FC2, 0, d, qrows, d_out, d, NULL, 0, l->dg, n->mlp);
         iso_gelu_backward(qrows * n->mlp, s.h, l->dg, l->dg, l->g);
     }
     if (adapted[ISO_FC2])
@@ -208,7 +237,7 @@ static bool block_backward(const iso_encoder *n, const iso_pass *p, const iso_ba
     }
     if (lowest == m0 + ISO_FC1)
         return false;
-    iso_packed_backward(&w[ISO_FC1], 0, n->mlp, qrows, l->dg, n->mlp, NULL, 0, l->xn, d);
+    linear_backward(p, bw, m0 + ISO_FC1, 0, n->mlp, qrows, l->dg, n->mlp, NULL, 0, l->xn, d);
     iso_norm_backward(&b->norm2, qrows, s.mid, l->xn, d_out, d_out, d);
 
     /* attention */
@@ -216,11 +245,13 @@ static bool block_backward(const iso_encoder *n, const iso_pass *p, const iso_ba
         bw->grad(bw->ctx, m0 + ISO_OUT, 0, d, qrows, s.att, d, d_out, d);
     if (lowest == m0 + ISO_OUT)
         return false;
-    iso_packed_backward(&w[ISO_OUT], 0, d, qrows, d_out, d, NULL, 0, l->datt, d);
+    linear_backward(p, bw, m0 + ISO_OUT, 0, d, qrows, d_out, d, NULL, 0, l->datt, d);
     for (size_t i = 0; i < images; i++)
         for (size_t h = 0; h < n->heads; h++) {
-            iso_attention a = head_of(n, &s, nq, i, h);
+            iso_attention a = head_of(n, p, &s, nq, i, h);
             float *dq = l->dqkv + i * t * 3 * d + h * dh;
+            if (a.n < t) /* nobody attended to padding */
+                zero_padding(dq, a.n, t, n->dim, dh);
             iso_attention_backward(&a, s.log_sum + (i * n->heads + h) * nq,
                                    l->datt + i * nq * d + h * dh, d, dq, 3 * d, dq + d, dq + 2 * d,
                                    3 * d, l->scores);
@@ -241,13 +272,13 @@ static bool block_backward(const iso_encoder *n, const iso_pass *p, const iso_ba
 
     /* to the block's input */
     if (nq == t) {
-        iso_packed_backward(&w[ISO_QKV], 0, 3 * d, rows, l->dqkv, 3 * d, NULL, 0, l->xn, d);
+        linear_backward(p, bw, m0 + ISO_QKV, 0, 3 * d, rows, l->dqkv, 3 * d, NULL, 0, l->xn, d);
         iso_norm_backward(&b->norm1, rows, s.x, l->xn, d_out, next, d);
     } else {
-        iso_packed_backward(&w[ISO_QKV], d, 2 * d, rows, l->dqkv + d, 3 * d, NULL, 0, l->xn, d);
+        linear_backward(p, bw, m0 + ISO_QKV, d, 2 * d, rows, l->dqkv + d, 3 * d, NULL, 0, l->xn, d);
         for (size_t j = 0; j < nq; j++)
-            iso_packed_backward(&w[ISO_QKV], 0, d, images, l->dqkv + j * 3 * d, t * 3 * d,
-                                l->xn + j * d, t * d, l->xn + j * d, t * d);
+            linear_backward(p, bw, m0 + ISO_QKV, 0, d, images, l->dqkv + j * 3 * d, t * 3 * d,
+                            l->xn + j * d, t * d, l->xn + j * d, t * d);
         iso_norm_backward(&b->norm1, rows, s.x, l->xn, NULL, next, d);
         for (size_t i = 0; i < images; i++)
             for (size_t j = 0; j < nq * d; j++)
@@ -268,10 +299,12 @@ void iso_encoder_backward(const iso_encoder *n, const iso_pass *p, const iso_bac
         return;
     iso_norm_backward(&n->final, images * p->read, l.last, dout, NULL, l.dlast, n->dim);
     float *d = l.dlast;
-    for (size_t block = n->depth; block-- > p->first;) {
+    bool goes_on = true;
+    for (size_t block = n->depth; block-- > p->first && (goes_on || bw->leave);) {
         float *next = queries(n, p, block) == n->tokens ? d : l.d;
-        if (!block_backward(n, p, bw, images, &l, block, lowest, d, next))
-            return;
+        goes_on = goes_on && block_backward(n, p, bw, images, &l, block, lowest, d, next);
         d = next;
+        if (bw->leave)
+            bw->leave(bw->ctx, block, state_of(n, p, images, &l, block).x, goes_on ? d : NULL);
     }
 }
