@@ -12,6 +12,12 @@
 enum { RETRY_MS = 60 * 1000, RETRY_DOUBLINGS = 6 };
 static const uint64_t day_ms = 86400000ull;
 
+/* Names of blobs are the seam's: the coordinator's core makes the same (simulation). */
+static iso_digest digest_of(const iso_agent *a, const void *data, size_t bytes)
+{
+    return a->seams.sealer.digest(a->seams.sealer.ctx, data, bytes);
+}
+
 const iso_agent_file *agent_release_file(const agent_release *r, const char *path)
 {
     for (size_t i = 0; i < r->file_count; i++)
@@ -184,7 +190,7 @@ static void take_up(iso_agent *a)
     uint8_t named[16 + 32];
     memcpy(named, "isofed-minisig-1", 16);
     memcpy(named + 16, o->manifest.b, 32);
-    p->signature = iso_digest_of(named, sizeof named);
+    p->signature = digest_of(a, named, sizeof named);
     agent_fetch_want(a, FETCH_MANIFEST, &p->manifest, 0, ISO_MANIFEST_MAX_BYTES);
     agent_fetch_want(a, FETCH_SIGNATURE, &p->signature, 0, AGENT_SIGNATURE_MAX);
 }
@@ -261,7 +267,7 @@ static bool fill_release(iso_agent *a, const iso_manifest *m, const uint8_t key_
     agent_release_clear(r);
     r->number = m->number;
     r->manifest = p->manifest;
-    r->signature = iso_digest_of(p->signature_text.data, p->signature_text.size);
+    r->signature = digest_of(a, p->signature_text.data, p->signature_text.size);
     memcpy(r->key_id, key_id, 8);
     r->epoch = m->epoch;
     r->created_ms = m->created_ms;
