@@ -21,10 +21,18 @@ typedef struct {
     iso_feature_set_of f;
 } kept_features;
 
+/* Hidden states under the lowest adapted block: many candidates are scored on the same images, and
+ * frozen blocks give the same each time. Of one task at a time. */
+typedef struct {
+    iso_digest data;
+    iso_prefix split[ISO_SPLITS];
+} kept_prefix;
+
 struct iso_engine_data {
     iso_engine_options options;
     task_images *tasks; /* one a configured task */
     kept_features kept[FEATURES_KEPT];
+    kept_prefix prefix;
     uint64_t clock;
 };
 
@@ -52,6 +60,13 @@ static void drop_features(kept_features *k)
     memset(k, 0, sizeof *k);
 }
 
+static void drop_prefix(kept_prefix *p)
+{
+    for (int s = 0; s < ISO_SPLITS; s++)
+        iso_prefix_free(&p->split[s]);
+    memset(p, 0, sizeof *p);
+}
+
 static void drop_images(task_images *t)
 {
     for (int s = 0; s < ISO_SPLITS; s++)
@@ -67,6 +82,7 @@ void iso_engine_data_close(iso_engine_data *d)
         drop_features(&d->kept[i]);
     for (size_t i = 0; i < d->options.data_count; i++)
         drop_images(&d->tasks[i]);
+    drop_prefix(&d->prefix);
     free(d->tasks);
     free(d);
 }
@@ -107,7 +123,7 @@ static iso_err load(iso_engine_data *d, size_t task, const iso_digest *spool, is
 static iso_err fill_view(iso_view *v, const iso_image_set *set, const char *const *names,
                          size_t classes, iso_arena *arena, iso_error *e)
 {
-    v->set = set;
+    v->feed = (iso_image_feed){.set = set};
     v->rows = iso_arena_alloc(arena, set->count, sizeof *v->rows);
     v->labels = iso_arena_alloc(arena, set->count, sizeof *v->labels);
     int *map = iso_arena_alloc(arena, set->class_count, sizeof *map);
@@ -182,14 +198,13 @@ void iso_task_view_free(iso_task_view *v)
 void iso_view_pixels(void *ctx, const uint32_t *idx, size_t n, uint64_t draw, float *out)
 {
     const iso_view *v = ctx;
-    size_t image = (size_t)v->set->height * (size_t)v->set->width * 3;
-    (void)draw; /* images as they are */
+    size_t image = (size_t)v->feed.set->height * (size_t)v->feed.set->width * 3;
     for (size_t at = 0; at < n; at += PIXEL_CHUNK) {
         uint32_t rows[PIXEL_CHUNK];
         size_t m = n - at < PIXEL_CHUNK ? n - at : PIXEL_CHUNK;
         for (size_t i = 0; i < m; i++)
             rows[i] = v->rows[idx[at + i]];
-        iso_images_batch(v->set, rows, m, out + at * image);
+        iso_image_feed_pixels((void *)(uintptr_t)&v->feed, rows, m, draw, out + at * image);
     }
 }
 
@@ -208,15 +223,48 @@ iso_score iso_engine_score(const iso_linear_head *h, const iso_task_view *v, iso
     };
 }
 
+/* The kept prefix serves an adapter that leaves its blocks alone. */
+static iso_err keep_prefix(iso_engine_data *d, const iso_model *model, const iso_task_view *v,
+                           size_t lowest, iso_error *e)
+{
+    const iso_backbone_shape *shape = &d->options.backbone->shape;
+    size_t budget = d->options.cache_bytes;
+    kept_prefix *p = &d->prefix;
+    bool is_same = iso_digest_equal(&p->data, &v->data);
+    if (lowest == 0 || (is_same && p->split[ISO_SPLIT_TRAIN].block <= lowest))
+        return ISO_OK;
+    drop_prefix(p);
+    p->data = v->data;
+    for (int s = 0; s < ISO_SPLITS; s++) {
+        const iso_view *w = &v->split[s];
+        iso_source source = {.n = w->n, .pixels = iso_view_pixels, .ctx = (void *)(uintptr_t)w};
+        iso_err err =
+            w->n ? iso_model_prefix(model, &source, lowest, budget, &p->split[s], e) : ISO_OK;
+        if (err != ISO_OK) {
+            drop_prefix(p);
+            return err;
+        }
+        p->split[s].block = lowest;
+        if (p->split[s].hidden)
+            budget -= w->n * shape->tokens * shape->dim * sizeof(float);
+    }
+    return ISO_OK;
+}
+
 static iso_err compute(iso_engine_data *d, const iso_task_view *v, const iso_adapter *adapter,
                        const char *const *names, iso_feature_set_of *f, iso_error *e)
 {
     iso_model *model = NULL;
     size_t dim = d->options.backbone->shape.dim;
     iso_err err = iso_model_open(&model, d->options.backbone, adapter, false, e);
+    if (err == ISO_OK && adapter)
+        err = keep_prefix(d, model, v, adapter->lowest_block, e);
     for (int s = 0; s < ISO_SPLITS && err == ISO_OK; s++) {
         const iso_view *w = &v->split[s];
         iso_source source = {.n = w->n, .pixels = iso_view_pixels, .ctx = (void *)(uintptr_t)w};
+        if (d->prefix.split[s].block && iso_digest_equal(&d->prefix.data, &v->data) &&
+            (!adapter || d->prefix.split[s].block <= adapter->lowest_block))
+            source.prefix = &d->prefix.split[s];
         f->features[s] = iso_alloc_aligned(w->n * dim + 1, sizeof(float));
         if (!f->features[s])
             err = iso_nomem(e, w->n * dim * sizeof(float));

@@ -4,7 +4,7 @@
 #define ISO_CLIENT_ENGINE_DATA_H
 
 #include "client/engine.h"
-#include "nn/data/images.h"
+#include "nn/data/feed.h"
 #include "nn/head/linear.h"
 #include "nn/model.h"
 
@@ -12,9 +12,9 @@ typedef enum { ISO_SPLIT_TRAIN, ISO_SPLIT_VAL, ISO_SPLIT_TEST, ISO_SPLITS } iso_
 
 /* One task's images, and how they are seen by a list of class names. */
 typedef struct {
-    const iso_image_set *set;
-    uint32_t *rows; /* of the set; images of other classes are left out */
-    int *labels;    /* index in the list of names */
+    iso_image_feed feed; /* as they are, until a training asks for shifts */
+    uint32_t *rows;      /* of the feed's set; images of other classes are left out */
+    int *labels;         /* index in the list of names */
     size_t n;
 } iso_view;
 

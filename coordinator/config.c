@@ -3,6 +3,7 @@
 #include "coordinator/config.h"
 
 #include "core/yaml.h"
+#include "merge/method/method.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -143,9 +144,9 @@ static const iso_yaml_row candidate_rows[] = {
 typedef struct {
     const char *name;
     iso_yaml_strings classes, sites, targets;
-    int64_t quorum, rank, rank_cap, steps, batch, warmup, seed, min_samples;
+    int64_t quorum, rank, rank_cap, steps, batch, warmup, seed, min_samples, first_block, shift;
     double alpha, learning_rate, weight_decay, norm_cap;
-    bool rslora;
+    bool rslora, mirror;
     int head;
     uint64_t update_bytes;
 } task_node;
@@ -166,6 +167,10 @@ static const iso_yaml_row task_rows[] = {
     {"batch", ISO_YAML_INT, at(task_node, batch), false, 1, 4096, NULL, "images a step"},
     {"weight_decay", ISO_YAML_DOUBLE, at(task_node, weight_decay), false, 0, 1, NULL, ""},
     {"warmup", ISO_YAML_INT, at(task_node, warmup), false, 0, 1e7, NULL, "steps"},
+    {"first_block", ISO_YAML_INT, at(task_node, first_block), false, 0, 1000, NULL,
+     "blocks below stay frozen"},
+    {"shift", ISO_YAML_INT, at(task_node, shift), false, 0, 64, NULL, "pixels, training images"},
+    {"mirror", ISO_YAML_BOOL, at(task_node, mirror), false, 0, 0, NULL, "half of the images"},
     {"head", ISO_YAML_ENUM, at(task_node, head), false, 0, 0, head_words, "fixed or joint"},
     {"seed", ISO_YAML_INT, at(task_node, seed), false, 0, 9e15, NULL, ""},
     {"min_samples", ISO_YAML_INT, at(task_node, min_samples), false, 0, 1e9, NULL, ""},
@@ -235,6 +240,9 @@ static iso_err read_task(const iso_yaml *map, const char *what, iso_coord_task *
                             .batch = (uint32_t)n.batch,
                             .weight_decay = n.weight_decay,
                             .warmup = (uint32_t)n.warmup,
+                            .first_block = (uint32_t)n.first_block,
+                            .shift = (uint32_t)n.shift,
+                            .mirror = n.mirror,
                             .head_mode = n.head,
                             .seed = (uint64_t)n.seed,
                             .min_samples = (uint32_t)n.min_samples,
@@ -395,17 +403,11 @@ static iso_err check_task(const iso_coord_config *config, size_t i, iso_error *e
 
 iso_err iso_coord_config_check(const iso_coord_config *config, iso_error *e)
 {
-    static const char *const methods[] = {"iso_cts", "iso_c", "average", "task_arithmetic"};
     for (size_t i = 0; i < config->candidate_count; i++) {
-        bool is_known = false;
-        for (size_t k = 0; k < 4; k++)
-            is_known = is_known || strcmp(methods[k], config->candidates[i].method) == 0;
-        if (is_known)
-            continue;
-        const char *near = iso_nearest(config->candidates[i].method, methods, 4);
-        return iso_fail(e, ISO_ERR_USAGE, "candidates: no merge method \"%.40s\"%s%s%s",
-                        config->candidates[i].method, near ? "; did you mean \"" : "",
-                        near ? near : "", near ? "\"" : "");
+        const iso_method *method;
+        iso_err err = iso_method_need(config->candidates[i].method, &method, e);
+        if (err)
+            return err;
     }
     for (size_t i = 0; i < config->task_count; i++) {
         iso_err err = check_task(config, i, e);

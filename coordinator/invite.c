@@ -33,10 +33,11 @@ void iso_c_invites_index(iso_c_round *r)
 
 static const char *kind_parameters(iso_coord *c, const iso_coord_task *t)
 {
-    return iso_c_text(c,
-                      "{\"batch\":\"%u\",\"early_stop\":\"0\",\"warmup\":\"%u\","
-                      "\"weight_decay\":\"%.9g\"}\n",
-                      t->batch, t->warmup, t->weight_decay);
+    return iso_c_text(
+        c,
+        "{\"batch\":\"%u\",\"early_stop\":\"0\",\"first_block\":\"%u\",\"mirror\":\"%d\","
+        "\"shift\":\"%u\",\"warmup\":\"%u\",\"weight_decay\":\"%.9g\"}\n",
+        t->batch, t->first_block, t->mirror, t->shift, t->warmup, t->weight_decay);
 }
 
 static void send_invite(iso_coord *c, const iso_c_round *r, const iso_c_invite *v)
