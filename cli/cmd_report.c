@@ -43,34 +43,29 @@ static const iso_arg_spec spec = {
     .rows = rows,
 };
 
-static void cell(double v)
+static void pair(double delivered, double refit)
 {
-    if (isnan(v))
-        printf("  %9s", "-");
+    if (isnan(refit))
+        printf("  %15s", "-");
     else
-        printf("  %9.1f", 100 * v);
+        printf("  %6.1f / %6.1f", 100 * delivered, 100 * refit);
 }
 
 static void print_scores(const report_data *d)
 {
-    printf("accuracy on %s images, %%; methods: as delivered / head refitted\n\n",
+    printf("accuracy on %s images, %%, as delivered / with the head refitted at the site\n\n",
            d->is_test ? "test" : "validation");
-    printf("%-16s  %9s  %9s  %9s", "task", "chance", "probe", "own");
+    printf("%-14s  %6s  %15s  %15s", "task", "chance", "probe", "own");
     for (size_t m = 0; m < d->method_count; m++)
-        printf("  %17s", d->methods[m].name);
+        printf("  %15.15s", d->methods[m].name);
     printf("\n");
     for (size_t t = 0; t < d->task_count; t++) {
-        printf("%-16s", d->tasks[t].name);
-        cell(d->tasks[t].chance);
-        cell(d->tasks[t].probe);
-        cell(d->tasks[t].own);
-        for (size_t m = 0; m < d->method_count; m++) {
-            const report_candidate *c = d->methods[m].best;
-            if (isnan(c->refit[t]))
-                printf("  %17s", "-");
-            else
-                printf("  %8.1f / %6.1f", 100 * c->delivered[t], 100 * c->refit[t]);
-        }
+        const report_task *x = &d->tasks[t];
+        printf("%-14s  %6.1f", x->name, 100 * x->chance);
+        pair(x->probe_delivered, x->probe);
+        pair(x->own_delivered, x->own);
+        for (size_t m = 0; m < d->method_count; m++)
+            pair(d->methods[m].best->delivered[t], d->methods[m].best->refit[t]);
         printf("\n");
     }
 }

@@ -308,6 +308,18 @@ static double mean_gain(const report_data *d, const double *scores, against a, s
     return mean_of(&m);
 }
 
+static void judge_candidates(report_data *d)
+{
+    for (size_t w = 0; w < d->wave_count; w++)
+        for (size_t c = 0; c < d->waves[w].candidate_count; c++) {
+            report_candidate *x = &d->waves[w].candidates[c];
+            size_t ignored;
+            x->normalised_val = mean_normalised(d, x->refit_val, VALIDATION);
+            x->normalised = mean_normalised(d, x->refit, REFITTED);
+            x->gain_kept = mean_gain(d, x->refit, REFITTED, &ignored);
+        }
+}
+
 /* Each method stands at the alpha with the best mean normalised validation score, ties to the
  * smaller (specs/merging.md 3.5): the test images choose nothing. */
 static void choose_methods(report_data *d)
@@ -315,30 +327,26 @@ static void choose_methods(report_data *d)
     if (!d->wave_count)
         return;
     const report_wave *w = &d->waves[d->wave_count - 1];
-    double best[REPORT_METHODS_MAX];
     for (size_t c = 0; c < w->candidate_count; c++) {
         const report_candidate *x = &w->candidates[c];
         size_t m = 0;
         while (m < d->method_count && strcmp(d->methods[m].name, x->method) != 0)
             m++;
-        double score = mean_normalised(d, x->refit_val, VALIDATION);
         if (m == d->method_count) {
             if (m == REPORT_METHODS_MAX)
                 continue;
             memcpy(d->methods[m].name, x->method, sizeof x->method);
             d->method_count++;
-            best[m] = -INFINITY;
         }
-        if (!d->methods[m].best || score > best[m] ||
-            (score >= best[m] && x->alpha < d->methods[m].best->alpha)) {
+        const report_candidate *best = d->methods[m].best;
+        if (!best || x->normalised_val > best->normalised_val ||
+            (x->normalised_val >= best->normalised_val && x->alpha < best->alpha))
             d->methods[m].best = x;
-            best[m] = score;
-        }
     }
     for (size_t m = 0; m < d->method_count; m++) {
         report_method *x = &d->methods[m];
         size_t ignored;
-        x->normalised = mean_normalised(d, x->best->refit, REFITTED);
+        x->normalised = x->best->normalised;
         x->normalised_delivered = mean_normalised(d, x->best->delivered, DELIVERED);
         x->gain_kept = mean_gain(d, x->best->refit, REFITTED, &x->gain_tasks);
         x->gain_kept_delivered = mean_gain(d, x->best->delivered, DELIVERED, &ignored);
@@ -369,6 +377,7 @@ iso_err report_gather(const char *dir, const char *const *client_dirs, size_t cl
         return err;
     mark_first_waves(out);
     forget(out);
+    judge_candidates(out);
     choose_methods(out);
     return ISO_OK;
 }
@@ -387,11 +396,31 @@ static iso_json *methods_of_task(const report_data *d, size_t t)
     return merged;
 }
 
+/* Every candidate of the last wave: how much the choice of alpha matters. */
+static iso_json *candidates_of_last_wave(const report_data *d)
+{
+    iso_json *list = iso_json_array();
+    const report_wave *w = d->wave_count ? &d->waves[d->wave_count - 1] : NULL;
+    for (size_t c = 0; w && c < w->candidate_count; c++) {
+        const report_candidate *x = &w->candidates[c];
+        iso_json *row = iso_json_object();
+        iso_json_set(row, "method", iso_json_string(x->method));
+        iso_json_set(row, "alpha", iso_json_real(x->alpha));
+        iso_json_set(row, "released", iso_json_boolean(x->is_chosen));
+        iso_json_set(row, "mean_normalised_val", iso_json_real(x->normalised_val));
+        iso_json_set(row, "mean_normalised", iso_json_real(x->normalised));
+        iso_json_set(row, "mean_gain_kept", iso_json_real(x->gain_kept));
+        iso_json_push(list, row);
+    }
+    return list;
+}
+
 iso_json *report_summary(const report_data *d, double seconds)
 {
     iso_json *o = iso_json_object(), *tasks = iso_json_array(), *sites = iso_json_array();
     iso_json *normalised = iso_json_object(), *delivered = iso_json_object();
     iso_json *kept = iso_json_object(), *alphas = iso_json_object(), *releases = iso_json_array();
+    iso_json *kept_delivered = iso_json_object();
     for (size_t t = 0; t < d->task_count; t++) {
         iso_json *row = iso_json_object();
         iso_json_set(row, "name", iso_json_string(d->tasks[t].name));
@@ -408,6 +437,7 @@ iso_json *report_summary(const report_data *d, double seconds)
         iso_json_set(normalised, x->name, iso_json_real(x->normalised));
         iso_json_set(delivered, x->name, iso_json_real(x->normalised_delivered));
         iso_json_set(kept, x->name, iso_json_real(x->gain_kept));
+        iso_json_set(kept_delivered, x->name, iso_json_real(x->gain_kept_delivered));
         iso_json_set(alphas, x->name, iso_json_real(x->best->alpha));
     }
     for (size_t i = 0; i < d->site_count; i++) {
@@ -425,7 +455,9 @@ iso_json *report_summary(const report_data *d, double seconds)
     iso_json_set(o, "mean_normalised", normalised);
     iso_json_set(o, "mean_normalised_delivered", delivered);
     iso_json_set(o, "mean_gain_kept", kept);
+    iso_json_set(o, "mean_gain_kept_delivered", kept_delivered);
     iso_json_set(o, "alpha", alphas);
+    iso_json_set(o, "candidates", candidates_of_last_wave(d));
     iso_json_set(o, "forgetting", iso_json_real(d->forgetting));
     iso_json_set(o, "backward_transfer", iso_json_real(d->backward_transfer));
     iso_json_set(o, "sites", sites);

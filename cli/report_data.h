@@ -36,6 +36,9 @@ typedef struct {
     bool is_chosen;                                              /* became the release */
     double delivered[REPORT_TASKS_MAX], refit[REPORT_TASKS_MAX]; /* as task.own: test or val */
     double refit_val[REPORT_TASKS_MAX], delivered_val[REPORT_TASKS_MAX];
+    /* Means over tasks, heads refitted: what the sites' validation images say (alpha is chosen by
+     * it), and what their test images say. */
+    double normalised_val, normalised, gain_kept;
 } report_candidate;
 
 typedef struct {

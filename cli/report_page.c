@@ -57,41 +57,82 @@ static void grid_bytes(grid *g, double v)
 
 /* ---- sections ---- */
 
+static void grid_pair(grid *g, double delivered, double refit)
+{
+    if (isnan(refit))
+        grid_text(g, "–");
+    else
+        snprintf(grid_next(g), sizeof *g->text, "%.1f / %.1f", 100 * delivered, 100 * refit);
+}
+
 static iso_err add_scores(iso_report *r, const report_data *d, iso_error *e)
 {
-    const char *header[4 + 2 * REPORT_METHODS_MAX] = {"task", "chance", "probe", "own"};
-    char titles[2 * REPORT_METHODS_MAX][64];
-    size_t cols = 4;
-    for (size_t m = 0; m < d->method_count; m++)
-        for (int k = 0; k < 2; k++) {
-            snprintf(titles[cols - 4], sizeof titles[0], "%.40s %s", d->methods[m].name,
-                     k ? "refit" : "delivered");
-            header[cols] = titles[cols - 4];
-            cols++;
-        }
+    const char *header[4 + REPORT_METHODS_MAX] = {"task", "chance", "probe", "own"};
+    const size_t cols = 4 + d->method_count;
     grid g;
+    for (size_t m = 0; m < d->method_count; m++)
+        header[4 + m] = d->methods[m].name;
     if (!grid_open(&g, d->task_count, cols)) {
         grid_close(&g);
         return iso_nomem(e, d->task_count * cols * 48);
     }
     for (size_t t = 0; t < d->task_count; t++) {
-        grid_text(&g, d->tasks[t].name);
-        grid_share(&g, d->tasks[t].chance);
-        grid_share(&g, d->tasks[t].probe);
-        grid_share(&g, d->tasks[t].own);
-        for (size_t m = 0; m < d->method_count; m++) {
-            grid_share(&g, d->methods[m].best->delivered[t]);
-            grid_share(&g, d->methods[m].best->refit[t]);
-        }
+        const report_task *x = &d->tasks[t];
+        grid_text(&g, x->name);
+        grid_share(&g, x->chance);
+        grid_pair(&g, x->probe_delivered, x->probe);
+        grid_pair(&g, x->own_delivered, x->own);
+        for (size_t m = 0; m < d->method_count; m++)
+            grid_pair(&g, d->methods[m].best->delivered[t], d->methods[m].best->refit[t]);
     }
-    char caption[256];
+    char caption[320];
     snprintf(caption, sizeof caption,
-             "Accuracy in per cent on the sites' %s images. probe: the frozen backbone with the "
-             "task's head; own: the site's own adapter; then the merge as delivered and with the "
-             "head refitted locally.",
+             "Accuracy in per cent on the sites' %s images, as delivered / with the head refitted "
+             "at the site. probe: the frozen backbone, the task's head / the strongest head on its "
+             "features; own: the site's own adapter; then the merges.",
              d->is_test ? "test" : "validation");
     iso_err err = iso_report_table(r, caption, header, cols, g.cells, d->task_count, e);
     grid_close(&g);
+    return err;
+}
+
+/* Normalised accuracy over alpha, a line a method; a method with one alpha is a level. */
+static iso_err add_alphas(iso_report *r, const report_data *d, iso_error *e)
+{
+    const report_wave *w = d->wave_count ? &d->waves[d->wave_count - 1] : NULL;
+    double x[REPORT_METHODS_MAX][REPORT_CANDIDATES_MAX + 1];
+    double y[REPORT_METHODS_MAX][REPORT_CANDIDATES_MAX + 1];
+    iso_series series[REPORT_METHODS_MAX];
+    double largest = 0;
+    iso_buf svg = {0};
+    for (size_t c = 0; w && c < w->candidate_count; c++)
+        largest = fmax(largest, w->candidates[c].alpha);
+    for (size_t m = 0; m < d->method_count; m++) {
+        size_t n = 0;
+        for (size_t c = 0; c < w->candidate_count; c++)
+            if (!strcmp(w->candidates[c].method, d->methods[m].name)) {
+                x[m][n] = w->candidates[c].alpha;
+                y[m][n++] = 100 * w->candidates[c].normalised;
+            }
+        if (n == 1) {
+            x[m][0] = 0;
+            x[m][n] = largest;
+            y[m][n++] = y[m][0];
+        }
+        series[m] = (iso_series){d->methods[m].name, x[m], y[m], n};
+    }
+    if (d->method_count == 0)
+        return ISO_OK;
+    iso_plot plot = {.title = "How much alpha matters",
+                     .x_label = "alpha",
+                     .y_label = "mean normalised accuracy, per cent"};
+    iso_err err = iso_svg_lines(&svg, &plot, series, d->method_count, e);
+    if (!err)
+        err = iso_report_svg(r, &svg,
+                             "Test images, heads refitted. Alpha itself is chosen on validation "
+                             "images.",
+                             e);
+    iso_buf_free(&svg);
     return err;
 }
 
@@ -248,6 +289,8 @@ iso_err report_write_page(const report_data *d, const char *dir, double seconds,
         err = iso_report_heading(&r, "Merge methods", e);
     if (!err)
         err = add_methods(&r, d, e);
+    if (!err)
+        err = add_alphas(&r, d, e);
     if (!err)
         err = iso_report_heading(&r, "Nothing forgotten?", e);
     if (!err)
