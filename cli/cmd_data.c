@@ -24,22 +24,23 @@ typedef struct {
     const char *name, *help;
     const char *folder; /* where the package puts it; NULL: must be given */
     const char *labels[LABELS];
-    const char *tasks[4]; /* "name=label,label,..." */
+    const char *tasks[6]; /* "name=label,label,..."; ends with NULL */
 } dataset;
 
 static const dataset datasets[] = {
     {"fashion",
-     "Fashion-MNIST, 28x28 grey: tasks tops, footwear, bags",
+     "Fashion-MNIST, 28x28 grey: tasks tops, outerwear, footwear, bags",
      "/usr/share/datasets/fashion-mnist",
      {"tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
       "ankle_boot"},
-     {"tops=tshirt,pullover,dress,coat,shirt", "footwear=sandal,sneaker,ankle_boot",
-      "bags=trouser,dress,bag", NULL}},
+     {"tops=tshirt,pullover,dress,coat,shirt", "outerwear=pullover,coat,shirt",
+      "footwear=sandal,sneaker,ankle_boot", "bags=trouser,dress,bag", NULL}},
     {"mnist",
-     "MNIST digits, 28x28 grey: tasks digits_low, digits_high",
+     "MNIST digits, 28x28 grey: tasks digits_358, digits_479, digits_0126, digits_low, digits_high",
      NULL,
      {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"},
-     {"digits_low=0,1,2,3,4", "digits_high=5,6,7,8,9", NULL, NULL}},
+     {"digits_358=3,5,8", "digits_479=4,7,9", "digits_0126=0,1,2,6", "digits_low=0,1,2,3,4",
+      "digits_high=5,6,7,8,9", NULL}},
 };
 
 typedef struct {
