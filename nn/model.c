@@ -73,7 +73,7 @@ static iso_err own_weights(iso_model *m, size_t i, bool trains, iso_error *e)
     bool has_panels = frozen->forward != NULL;
     size_t in = frozen->in, out = frozen->out;
     *w = *frozen;
-    if (is_adapted && !folds_in_panels(m->backbone, i)) {
+    if (is_adapted && (m->adapter->kind->folds_whole || !folds_in_panels(m->backbone, i))) {
         m->folded[i] = iso_arena_alloc(&m->arena, out * in, sizeof(float));
         if (!m->folded[i])
             return iso_nomem(e, out * in * sizeof(float));
@@ -478,7 +478,7 @@ static void gradient_item(void *ctx, size_t item, int worker)
     j->losses[item] = j->loss(j->loss_ctx, begin, n, base + w->out, base + w->dout, grad + params);
     if (params) {
         module_ctx mc = {m, grad, base + w->scratch};
-        iso_backward back = {m->adapter->is_adapted, module_grad, &mc};
+        iso_backward back = {.is_adapted = m->adapter->is_adapted, .grad = module_grad, .ctx = &mc};
         b->family->backward(b, &p, &back, n, base, base + w->dout);
     }
 }

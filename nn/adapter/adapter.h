@@ -1,15 +1,26 @@
-/* Adapters: the small trained part, chosen by kind (LoRA; DATA, TOAST, factorised later).
+/* Adapters: the small trained part, chosen by kind (LoRA, DATA, TOAST, factorised).
  *
  * All of an adapter's trained numbers are one flat vector, `params`; the kind knows its layout, the
  * optimiser and checkpoints need not. Gradients have the same layout. A kind that folds gives the
- * weight that a module computes with, W + dW; the forward is then that of the backbone. */
+ * weight that a module computes with, W + dW; the forward is then that of the backbone. A kind that
+ * runs computes beside the frozen weights, by the hooks of a pass (iso_adapter_run). */
 #ifndef ISO_NN_ADAPTER_ADAPTER_H
 #define ISO_NN_ADAPTER_ADAPTER_H
 
 #include "core/peft.h"
+#include "core/peft_parts.h"
 #include "nn/backbone/backbone.h"
 
 typedef struct iso_adapter iso_adapter;
+
+/* What factors a module has (specs/factorization.md 1). */
+typedef enum {
+    ISO_FORM_BOTH, /* the default: multiplicative and additive */
+    ISO_FORM_LORA,
+    ISO_FORM_MULTIPLICATIVE,
+    ISO_FORM_ADDITIVE,
+    ISO_FORM_COUNT
+} iso_factor_form;
 
 typedef struct {
     const char *kind;           /* "lora" */
@@ -20,7 +31,23 @@ typedef struct {
     size_t target_count;        /* 0: every linear of attention and MLP */
     size_t first_block;         /* blocks below stay frozen */
     uint64_t seed;
+    iso_factor_form form; /* factorised; rank is its k */
 } iso_adapter_options;
+
+/* One micro-batch through a kind that runs: made by the model, one thread, one pass. */
+typedef struct {
+    const iso_adapter *adapter;
+    const float *params;
+    const float *derived;      /* what `derive` made of params, or NULL */
+    bool trains;               /* a backward follows; `derived` was made for training */
+    const iso_packed *weights; /* of the pass */
+    size_t images, tokens;     /* of this pass */
+    const uint32_t *lengths;   /* see iso_pass, or NULL */
+    float *work, *scratch;     /* run_floats, scratch_floats */
+    float *grad;               /* (param_count), added to; NULL without a backward */
+    size_t batch;              /* images of the whole batch, for terms that are means */
+    double loss;               /* the kind's own terms of the loss, times batch */
+} iso_adapter_run;
 
 typedef struct {
     const char *name;      /* "lora" */
@@ -28,7 +55,7 @@ typedef struct {
     const char *help;      /* one line */
     iso_err (*create)(iso_adapter *a, const iso_adapter_options *o, iso_error *e) ISO_MUST_CHECK;
     iso_err (*from_peft)(iso_adapter *a, const iso_peft *p, iso_error *e) ISO_MUST_CHECK;
-    /* Layers in order of module, for iso_peft_write; memory from `arena`. */
+    /* LoRA: layers in order of module, for iso_peft_write; memory from `arena`. */
     iso_err (*to_layers)(const iso_adapter *a, iso_arena *arena, iso_lora_layer **layers,
                          size_t *count, iso_error *e) ISO_MUST_CHECK;
     /* The matrix with the adapter in it, W + dW, into the forms that `out` has: its panels, and W
@@ -41,6 +68,37 @@ typedef struct {
                  size_t rows, size_t m, const float *x, size_t ldx, const float *dy, size_t ldy,
                  float *scratch);
     size_t (*scratch_floats)(const iso_adapter *a, size_t m);
+
+    /* Kinds other than LoRA: their own files. to_parts sets fields of config; names and data live
+     * in `arena` or in the adapter. */
+    iso_err (*from_parts)(iso_adapter *a, const iso_peft_parts *p, iso_error *e) ISO_MUST_CHECK;
+    iso_err (*to_parts)(const iso_adapter *a, iso_arena *arena, iso_json *config,
+                        iso_named_tensor **tensors, size_t *count, iso_error *e) ISO_MUST_CHECK;
+    bool folds_whole; /* `fold` needs W: what it adds is no product of thin factors */
+
+    /* ---- kinds that run; all NULL: the kind only folds ---- */
+    bool is_two_pass; /* a frozen pass goes first; `select` gets its final norm's tokens */
+    size_t (*run_floats)(const iso_adapter *a, size_t images, bool trains);
+    /* Numbers that follow from params once a step; derived_floats 0: none. */
+    size_t (*derived_floats)(const iso_adapter *a, bool trains);
+    void (*derive)(const iso_adapter *a, const float *params, bool trains, float *derived);
+    void (*begin)(iso_adapter_run *r);                  /* before the pass */
+    void (*select)(iso_adapter_run *r, const float *z); /* z (images, tokens, dim) */
+    /* As in iso_pass_hooks and iso_backward. */
+    void (*enter)(iso_adapter_run *r, size_t block, const float *hidden);
+    void (*add)(iso_adapter_run *r, size_t matrix, size_t row, size_t rows, size_t m,
+                const float *x, size_t ldx, const float *bias, float *y, size_t ldy);
+    void (*run_grad)(iso_adapter_run *r, size_t matrix, size_t row, size_t rows, size_t m,
+                     const float *x, size_t ldx, const float *dy, size_t ldy);
+    void (*back)(iso_adapter_run *r, size_t matrix, size_t row, size_t rows, size_t m,
+                 const float *dy, size_t ldy, float *dx, size_t ldx);
+    void (*leave)(iso_adapter_run *r, size_t block, const float *hidden, float *dhidden);
+    void (*finish)(iso_adapter_run *r); /* after the backward */
+    /* What a forward shows of itself, numbers an image (DATA: gates; TOAST: tokens selected). */
+    size_t (*observed)(const iso_adapter *a);
+    void (*observe)(const iso_adapter_run *r, float *out); /* (images, observed) */
+    /* A term of the loss in params alone; its gradient is added to grad. NULL: none. */
+    double (*penalty)(const iso_adapter *a, const float *params, float *grad);
 } iso_adapter_kind;
 
 struct iso_adapter {
@@ -48,8 +106,10 @@ struct iso_adapter {
     const iso_backbone *backbone; /* borrowed: must outlive the adapter */
     float *params;
     size_t param_count;
+    size_t decay_count;  /* of these the first: weight decay and restoration apply */
     bool *is_adapted;    /* one per matrix of the backbone */
     size_t lowest_block; /* of an adapted matrix; depth when there is none */
+    bool is_folded;      /* a kind that runs and can fold: used folded (DATA at mean gates) */
     bool use_rslora;
     void *own;
     iso_arena arena;
@@ -67,6 +127,10 @@ iso_err iso_adapter_open(iso_adapter **out, const iso_backbone *b, const char *f
                          iso_error *e) ISO_MUST_CHECK;
 /* A copy with its own parameters. */
 iso_err iso_adapter_copy(iso_adapter **out, const iso_adapter *a, iso_error *e) ISO_MUST_CHECK;
+/* From the two files in memory, of any kind; `what` names them in errors. */
+iso_err iso_adapter_parse(iso_adapter **out, const iso_backbone *b, const void *config,
+                          size_t config_size, const void *tensors, size_t tensors_size,
+                          const char *what, iso_error *e) ISO_MUST_CHECK;
 /* Writes a PEFT folder (extra: see iso_peft_output; may be NULL). */
 iso_err iso_adapter_write(const iso_adapter *a, const char *folder, const char *base_model,
                           const iso_json *extra, iso_error *e) ISO_MUST_CHECK;
@@ -79,7 +143,16 @@ void iso_adapter_close(iso_adapter *a); /* NULL is fine */
 extern const iso_adapter_kind *const iso_adapter_kinds[]; /* ends with NULL */
 const iso_adapter_kind *iso_adapter_kind_find(const char *name);
 
-/* For kinds: true when a module's name is `target` or ends with ".target" (PEFT's rule). */
+/* True when the adapter computes beside the weights: the model needs hooks. */
+bool iso_adapter_runs(const iso_adapter *a);
+
+/* ---- for kinds ---- */
+
+/* The modules that the options name (all where they name none) and that lie in first_block or
+ * later: is_target (module_count) is filled. ISO_ERR_USAGE for a target that no module has. */
+iso_err iso_adapter_targets(const iso_backbone *b, const iso_adapter_options *o, bool *is_target,
+                            iso_error *e) ISO_MUST_CHECK;
+/* True when a module's name is `target` or ends with ".target" (PEFT's rule). */
 bool iso_adapter_matches(const char *module, const char *target);
 
 #endif
