@@ -120,9 +120,9 @@ iso_err iso_vision_head(const iso_vision *v, const char *path, iso_linear_head *
     if (!path)
         return iso_fail(e, ISO_ERR_USAGE, "say which head: --head FILE");
     iso_err err = iso_linear_load(h, path, e);
-    if (!err && h->dim != v->backbone->shape.dim) {
+    if (!err && h->dim != v->backbone->shape.feature) {
         err = iso_fail(e, ISO_ERR_SHAPE, "%s: head takes %zu features, the backbone gives %zu",
-                       path, h->dim, v->backbone->shape.dim);
+                       path, h->dim, v->backbone->shape.feature);
         iso_linear_free(h);
     }
     return err;

@@ -1,6 +1,7 @@
 /* A model: a backbone and, maybe, an adapter as one thing that runs.
  *
- * Images go through in micro-batches of a fixed size, each on one thread from pixels to result
+ * "Images" and "pixels" stand for samples of any modality (nn/backbone/backbone.h). Images go
+ * through in micro-batches of a fixed size, each on one thread from pixels to result
  * (specs/performance.md 9 row 9), so results do not depend on the number of threads. A model is
  * read-only between calls of iso_model_fold: any number of threads may use it at once. */
 #ifndef ISO_NN_MODEL_H
@@ -10,14 +11,16 @@
 
 typedef struct iso_model iso_model;
 
-/* Normalised pixels of images idx[0 .. n-1] into out (n, channels, side, side). `draw` names the
+/* Samples idx[0 .. n-1] into out (n, sample): pixels (channels, side, side). `draw` names the
  * random numbers of augmentation: 0 means none. Called from several threads at once. */
 typedef void iso_pixels_fn(void *ctx, const uint32_t *idx, size_t n, uint64_t draw, float *out);
 
 /* Hidden states before block `block` of images 0 .. n-1: what frozen blocks give, kept once. */
 typedef struct {
     size_t n, block;
-    float *hidden; /* (n, tokens, dim), owned; NULL: nothing kept */
+    size_t tokens;     /* rows of a sample; of texts what the longest needs */
+    float *hidden;     /* (n, tokens, dim), owned; NULL: nothing kept */
+    uint32_t *lengths; /* (n), owned; NULL: all tokens are there */
 } iso_prefix;
 
 /* Where images come from: pixels, or a prefix where that is not NULL and holds something. */
@@ -42,10 +45,11 @@ size_t iso_model_bytes(const iso_model *m); /* held beside the backbone and the 
 /* Images of one micro-batch: a function of the backbone alone. */
 size_t iso_model_micro_batch(const iso_model *m);
 
-/* Features out (n, dim): final-norm class token of images idx[0 .. n-1] (NULL: 0 .. n-1). */
+/* Features out (n, dim): final-norm class token (CLIP: projected; text: mean over tokens) of images
+ * idx[0 .. n-1] (NULL: 0 .. n-1). */
 iso_err iso_model_features_of(const iso_model *m, const iso_source *s, const uint32_t *idx,
                               size_t n, float *out, iso_error *e) ISO_MUST_CHECK;
-/* The same of pixels (n, channels, side, side). */
+/* The same of samples (n, sample). */
 iso_err iso_model_features(const iso_model *m, const float *pixels, size_t n, float *out,
                            iso_error *e) ISO_MUST_CHECK;
 /* Logits (n, classes) of the classifier that came with the backbone; ISO_ERR_DATA without one. */
@@ -69,7 +73,7 @@ size_t iso_work_bytes(const iso_work *w);
 void iso_model_features_in(const iso_model *m, iso_work *w, const iso_source *s,
                            const uint32_t *idx, size_t n, float *out);
 
-/* Loss of one micro-batch: images first .. first+n-1 of the batch; out (n, read, dim) are their
+/* Loss of one micro-batch: images first .. first+n-1 of the batch; out (n, read, feature) are their
  * final-norm tokens, dout gets the gradient. extra: the micro-batch's gradient beyond the
  * adapter's, zeroed before (may be NULL). Called from several threads at once. */
 typedef double iso_loss_fn(void *ctx, size_t first, size_t n, const float *out, float *dout,

@@ -1,9 +1,11 @@
 #include "nn/backbone/backbone.h"
 
+#include "nn/data/preprocess.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_MAX_BYTES = 1 << 20 };
+enum { CONFIG_MAX_BYTES = 1 << 20, MAX_TOKENS = 16384, MAX_SIDE = 4096 };
 
 const iso_backbone_family *iso_backbone_family_find(const char *model_type)
 {
@@ -70,8 +72,42 @@ iso_err iso_backbone_read(const iso_safetensors *st, const char *prefix, const c
     return iso_tensor_to_f32(t, out, e);
 }
 
+iso_err iso_backbone_resize(iso_backbone_shape *s, size_t image_size, iso_error *e)
+{
+    if (image_size < 1 || image_size > MAX_SIDE || image_size % s->patch)
+        return iso_fail(e, ISO_ERR_DATA,
+                        "\"patch_size\" is %zu, which does not divide image_size %zu", s->patch,
+                        image_size);
+    size_t grid = image_size / s->patch;
+    if (grid * grid + s->lead > MAX_TOKENS)
+        return iso_fail(e, ISO_ERR_DATA, "%zu tokens an image; at most %d are supported",
+                        grid * grid + s->lead, MAX_TOKENS);
+    s->image_size = image_size;
+    s->tokens = grid * grid + s->lead;
+    s->sample = s->channels * image_size * image_size;
+    return ISO_OK;
+}
+
+static iso_err apply_options(iso_backbone_shape *s, const iso_backbone_options *o, iso_error *e)
+{
+    if (o && o->image_size && s->modality == ISO_MODALITY_IMAGE)
+        return iso_backbone_resize(s, o->image_size, e);
+    if (o && o->max_tokens && s->modality == ISO_MODALITY_TEXT && o->max_tokens < s->tokens) {
+        if (o->max_tokens < 2)
+            return iso_fail(e, ISO_ERR_USAGE, "texts of %zu tokens; at least 2", o->max_tokens);
+        s->tokens = s->sample = o->max_tokens;
+    }
+    return ISO_OK;
+}
+
 iso_err iso_backbone_make(iso_backbone **out, const iso_json *config, const iso_safetensors *st,
                           const char *what, iso_error *e)
+{
+    return iso_backbone_make_as(out, config, st, NULL, what, e);
+}
+
+iso_err iso_backbone_make_as(iso_backbone **out, const iso_json *config, const iso_safetensors *st,
+                             const iso_backbone_options *o, const char *what, iso_error *e)
 {
     const char *type;
     iso_backbone *b = NULL;
@@ -85,6 +121,8 @@ iso_err iso_backbone_make(iso_backbone **out, const iso_json *config, const iso_
     }
     iso_backbone_shape shape = {0};
     err = family->read_config(config, &shape, e);
+    if (!err)
+        err = apply_options(&shape, o, e);
     if (err) {
         iso_error_context(e, "%s: config.json", what);
         return err;
@@ -105,18 +143,43 @@ iso_err iso_backbone_make(iso_backbone **out, const iso_json *config, const iso_
     return ISO_OK;
 }
 
+/* Side of the images that the folder's preprocessing makes; 0 where it says nothing. */
+static iso_err preprocessed_size(const char *folder, size_t *side, iso_error *e)
+{
+    iso_preprocess pre;
+    int height = 0, width = 0;
+    char *path = iso_path_join(folder, "preprocessor_config.json");
+    if (!path)
+        return iso_nomem(e, strlen(folder));
+    iso_err err = iso_path_exists(path) ? iso_preprocess_read(&pre, path, e) : ISO_OK;
+    if (!err && iso_path_exists(path))
+        iso_preprocess_size(&pre, &height, &width);
+    *side = height == width && height > 0 ? (size_t)height : 0;
+    free(path);
+    return err;
+}
+
 iso_err iso_backbone_open(iso_backbone **out, const char *folder, iso_error *e)
+{
+    return iso_backbone_open_as(out, folder, &(iso_backbone_options){0}, e);
+}
+
+iso_err iso_backbone_open_as(iso_backbone **out, const char *folder, const iso_backbone_options *o,
+                             iso_error *e)
 {
     iso_json *config = NULL;
     iso_safetensors st = {0};
+    iso_backbone_options own = *o;
     char *path = iso_path_join(folder, "config.json");
     iso_err err = path ? iso_json_read(path, CONFIG_MAX_BYTES, &config, e) : iso_nomem(e, 1);
     if (err)
         goto done;
+    if (!own.image_size && (err = preprocessed_size(folder, &own.image_size, e)))
+        goto done;
     err = iso_safetensors_open(&st, folder, e);
     if (err)
         goto done;
-    err = iso_backbone_make(out, config, &st, folder, e);
+    err = iso_backbone_make_as(out, config, &st, &own, folder, e);
 done:
     free(path);
     iso_json_free(config);
@@ -142,6 +205,8 @@ static const char *without_prefix(const char *name)
 const iso_module *iso_backbone_module(const iso_backbone *b, const char *name)
 {
     const char *tail = without_prefix(name);
+    if (strstr(name, "text_model.")) /* CLIP's other side has layers of the same names */
+        return NULL;
     for (size_t i = 0; i < b->module_count; i++)
         if (strcmp(b->modules[i].name, name) == 0 ||
             strcmp(without_prefix(b->modules[i].name), tail) == 0)

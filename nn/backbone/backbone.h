@@ -9,17 +9,29 @@
 
 #include "core/json.h"
 #include "core/safetensors.h"
+#include "nn/kernel/gelu.h"
 #include "nn/kernel/gemm.h"
 
 typedef struct iso_backbone iso_backbone;
 
+/* A sample, what a backbone takes one of: an image's normalised pixels (channels, side, side), or a
+ * text's token ids as floats, `tokens` of them, with -1 where there is none. */
+typedef enum { ISO_MODALITY_IMAGE, ISO_MODALITY_TEXT } iso_modality;
+
 typedef struct {
+    iso_modality modality;
     size_t depth, dim, heads, mlp;
-    size_t image_size, patch, channels;
-    size_t lead;    /* tokens before the patches: class, DeiT also distillation */
-    size_t tokens;  /* lead + patches */
-    size_t classes; /* of the classifier that came along; 0: none */
+    size_t feature;                     /* numbers of a feature; dim but where CLIP projects */
+    size_t sample;                      /* floats of a sample */
+    size_t image_size, patch, channels; /* images; else 0 */
+    size_t native_size;                 /* of the images that it was trained on */
+    size_t vocabulary;                  /* text; else 0 */
+    size_t lead;      /* tokens before the patches: class, DeiT also distillation, registers */
+    size_t tokens;    /* lead + patches; of a text at most */
+    size_t classes;   /* of the classifier that came along; 0: none */
+    size_t head_rows; /* rows of the output that it reads */
     double eps;
+    const iso_activation *act; /* of the MLP */
 } iso_backbone_shape;
 
 /* A linear layer: rows row .. row+out-1 of a matrix (query, key, value share one). */
@@ -54,7 +66,8 @@ typedef struct {
     size_t first;              /* block that the hidden state enters */
     size_t last;               /* stop before this block, no final norm; 0: run to the end */
     size_t read;               /* leading tokens that are read at the end, 1 .. tokens */
-    bool keep;                 /* keep what the backward needs */
+    size_t tokens; /* rows of an image in this pass, up to the shape's; 0: the shape's */
+    bool keep;     /* keep what the backward needs */
     /* Hidden state (images, tokens, dim) before block `first` (index first) and after each block
      * (index block+1); needs read = tokens. NULL: not wanted. */
     iso_tap_fn *tap;
@@ -92,17 +105,20 @@ typedef struct {
     size_t (*workspace_floats)(const iso_backbone *b, const iso_pass *p, size_t images);
     /* Where in the workspace the hidden state (images, tokens, dim) goes before forward. */
     float *(*input)(const iso_backbone *b, const iso_pass *p, float *workspace);
-    /* Pixels (images, channels, side, side) to the hidden state before block 0. */
-    void (*embed)(const iso_backbone *b, const float *pixels, size_t images, float *workspace,
-                  float *hidden);
-    /* From the input to out (images, read, dim), final norm applied. */
+    /* How many tokens of each sample are there, 1 .. tokens. NULL: all, always. */
+    void (*lengths)(const iso_backbone *b, const float *samples, size_t n, uint32_t *lengths);
+    /* Samples to the hidden state before block 0. */
+    void (*embed)(const iso_backbone *b, const iso_pass *p, const float *samples, size_t images,
+                  float *workspace, float *hidden);
+    /* From the input to out (images, read, feature), final norm and projection applied. Text with
+     * read = 1: the mean over the tokens that are there. */
     void (*forward)(const iso_backbone *b, const iso_pass *p, size_t images, float *workspace,
                     float *out);
-    /* After forward with keep, on the same workspace: dout (images, read, dim). Stops at the lowest
-     * adapted matrix; frozen weights get no gradient. */
+    /* After forward with keep, on the same workspace: dout (images, read, feature). Stops at the
+     * lowest adapted matrix; frozen weights get no gradient. */
     void (*backward)(const iso_backbone *b, const iso_pass *p, const iso_backward *w, size_t images,
                      float *workspace, const float *dout);
-    /* Logits (n, classes) of the classifier that came along, from out (n, lead, dim). */
+    /* Logits (n, classes) of the classifier that came along, from out (n, head_rows, feature). */
     void (*classify)(const iso_backbone *b, const float *out, size_t n, float *logits);
 } iso_backbone_family;
 
@@ -118,11 +134,23 @@ struct iso_backbone {
     iso_arena arena;
 };
 
+typedef struct {
+    size_t image_size; /* side of the images; positions are interpolated. 0: as in config.json */
+    size_t max_tokens; /* longest text. 0: as long as the positions reach */
+} iso_backbone_options;
+
 /* Opens a folder with config.json and model.safetensors (or shards with an index), f32, bf16 or
- * f16. ISO_ERR_DATA for an unknown model_type (lists what there is) or a bad field, ISO_ERR_SHAPE
- * for a tensor that does not fit, ISO_ERR_NONFINITE. */
+ * f16. Where preprocessor_config.json makes other images than config.json says (DINOv2), the
+ * backbone takes these. ISO_ERR_DATA for an unknown model_type (lists what there is) or a bad
+ * field, ISO_ERR_SHAPE for a tensor that does not fit, ISO_ERR_NONFINITE. */
 iso_err iso_backbone_open(iso_backbone **out, const char *folder, iso_error *e) ISO_MUST_CHECK;
-/* From a parsed configuration and tensors; `what` names them in errors. */
+/* The same with options. */
+iso_err iso_backbone_open_as(iso_backbone **out, const char *folder, const iso_backbone_options *o,
+                             iso_error *e) ISO_MUST_CHECK;
+/* From a parsed configuration and tensors; `what` names them in errors; o may be NULL. */
+iso_err iso_backbone_make_as(iso_backbone **out, const iso_json *config, const iso_safetensors *st,
+                             const iso_backbone_options *o, const char *what,
+                             iso_error *e) ISO_MUST_CHECK;
 iso_err iso_backbone_make(iso_backbone **out, const iso_json *config, const iso_safetensors *st,
                           const char *what, iso_error *e) ISO_MUST_CHECK;
 void iso_backbone_close(iso_backbone *b); /* NULL is fine */
@@ -135,6 +163,9 @@ extern const iso_backbone_family *const iso_backbone_families[]; /* ends with NU
 const iso_backbone_family *iso_backbone_family_find(const char *model_type);
 
 /* ---- for families ---- */
+
+/* Sets side, tokens and sample for images of this side; ISO_ERR_DATA when patches do not fit. */
+iso_err iso_backbone_resize(iso_backbone_shape *s, size_t image_size, iso_error *e) ISO_MUST_CHECK;
 
 /* Finds `prefix``name` and checks its shape (dims ends with 0). */
 iso_err iso_backbone_tensor(const iso_safetensors *st, const char *prefix, const char *name,

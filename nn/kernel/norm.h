@@ -11,10 +11,11 @@ typedef struct {
     float eps;
 } iso_norm;
 
-/* y (m, dim) dense; rows of x lie ldx apart. y may not alias x. */
+/* y (m, dim) dense; rows of x lie ldx apart. y may be x when ldx is dim. */
 void iso_norm_forward(const iso_norm *n, size_t m, const float *x, size_t ldx, float *y);
 /* dx = gradient to x [+ add]; dy (m, dim) dense, add and dx with rows ldx apart like x; add may be
- * NULL or dx. Mean and variance are recomputed from x: cheaper than a read of saved ones' row. */
+ * NULL or dx; with ldx = dim dx may be dy. Mean and variance are recomputed from x: cheaper than a
+ * read of saved ones' row. */
 void iso_norm_backward(const iso_norm *n, size_t m, const float *x, const float *dy,
                        const float *add, float *dx, size_t ldx);
 

@@ -248,9 +248,9 @@ static iso_err check_setup(const iso_training_setup *s, iso_error *e)
         return iso_fail(e, ISO_ERR_DATA, "no training images");
     if (s->adapter->lowest_block == s->backbone->shape.depth)
         return iso_fail(e, ISO_ERR_USAGE, "the adapter adapts nothing");
-    if (s->head->dim != s->backbone->shape.dim)
+    if (s->head->dim != s->backbone->shape.feature)
         return iso_fail(e, ISO_ERR_SHAPE, "the head is for features of %zu, backbone has %zu",
-                        s->head->dim, s->backbone->shape.dim);
+                        s->head->dim, s->backbone->shape.feature);
     iso_err err = check_set(&s->train, "training", s->head->classes, e);
     return err ? err : check_set(&s->val, "validation", s->head->classes, e);
 }
@@ -342,11 +342,11 @@ void iso_training_close(iso_training *t)
 
 size_t iso_training_bytes(const iso_training *t)
 {
-    const iso_backbone_shape *b = &t->setup.backbone->shape;
-    size_t image = b->tokens * b->dim * sizeof(float);
+    size_t row = t->setup.backbone->shape.dim * sizeof(float);
+    const iso_prefix *train = &t->train_prefix, *val = &t->val_prefix;
     return t->arena.held_bytes + iso_work_bytes(t->work) + iso_model_bytes(t->model) +
-           (t->train_prefix.hidden ? t->train_prefix.n * image : 0) +
-           (t->val_prefix.hidden ? t->val_prefix.n * image : 0);
+           (train->hidden ? train->n * train->tokens * row : 0) +
+           (val->hidden ? val->n * val->tokens * row : 0);
 }
 
 /* ---- steps ---- */

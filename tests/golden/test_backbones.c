@@ -73,17 +73,37 @@ static void check(const char *what, const char *name, double error, double toler
 typedef struct {
     const iso_safetensors *io;
     const char *what;
+    const iso_backbone *b;
+    const float *samples;
+    size_t n, tokens; /* rows of a sample in the pass */
     double rtol;
-    size_t floats;
     size_t seen;
 } hidden_check;
 
+/* Rows of padding do not count; where there is none, all do. */
 static void tap_hidden(void *ctx, size_t index, const float *hidden)
 {
     hidden_check *h = ctx;
+    const iso_backbone_shape *s = &h->b->shape;
     char name[32];
+    size_t count, d = s->dim;
     snprintf(name, sizeof name, "hidden.%zu", index);
-    check(h->what, name, error_of(h->io, name, hidden, h->floats), h->rtol);
+    double *want = read_f64(h->io, name, &count), diff = 0.0, norm = 0.0;
+    size_t rows = count / (h->n * d); /* of a sample in the file */
+    for (size_t i = 0; i < h->n; i++) {
+        const float *x = hidden + i * h->tokens * d;
+        for (size_t k = 0; k < rows; k++) {
+            if (s->modality == ISO_MODALITY_TEXT && h->samples[i * s->sample + k] < 0.0F)
+                continue;
+            for (size_t j = 0; j < d; j++) {
+                double w = want[(i * rows + k) * d + j], off = (double)*x++ - w;
+                diff += off * off;
+                norm += w * w;
+            }
+        }
+    }
+    free(want);
+    check(h->what, name, sqrt(diff / norm), h->rtol);
     h->seen++;
 }
 
@@ -101,11 +121,20 @@ static void check_hidden(const iso_backbone *b, const iso_safetensors *io, const
                          const float *pixels, size_t n, double rtol)
 {
     const iso_backbone_shape *s = &b->shape;
-    hidden_check h = {io, what, rtol, n * s->tokens * s->dim, 0};
+    hidden_check h = {.io = io, .what = what, .b = b, .samples = pixels, .n = n, .rtol = rtol};
     iso_pass p = {.weights = b->matrices, .read = s->tokens, .tap = tap_hidden, .tap_ctx = &h};
+    uint32_t lengths[64];
+    assert_true(n <= 64);
+    if (b->family->lengths) {
+        b->family->lengths(b, pixels, n, lengths);
+        p.lengths = lengths;
+        for (size_t i = 0; i < n; i++)
+            p.tokens = lengths[i] > p.tokens ? lengths[i] : p.tokens;
+    }
+    h.tokens = p.tokens ? p.tokens : s->tokens;
     float *work = iso_alloc_aligned(b->family->workspace_floats(b, &p, n), sizeof *work);
-    float *out = iso_calloc(h.floats, sizeof *out);
-    b->family->embed(b, pixels, n, work, b->family->input(b, &p, work));
+    float *out = iso_calloc(n * s->tokens * (s->dim + s->feature), sizeof *out);
+    b->family->embed(b, &p, pixels, n, work, b->family->input(b, &p, work));
     b->family->forward(b, &p, n, work, out);
     assert_int_equal(h.seen, s->depth + 1);
     free(out);
@@ -118,7 +147,7 @@ typedef struct {
     const iso_backbone *b;
     const int *labels;
     size_t batch;
-    double *head; /* (lead * dim, classes): d logits / d tokens */
+    double *head; /* (head_rows * feature, classes): d logits / d rows */
 } loss_ctx;
 
 static double loss_of(void *ctx, size_t first, size_t n, const float *out, float *dout,
@@ -126,7 +155,7 @@ static double loss_of(void *ctx, size_t first, size_t n, const float *out, float
 {
     const loss_ctx *c = ctx;
     (void)extra;
-    size_t classes = c->b->shape.classes, width = c->b->shape.lead * c->b->shape.dim;
+    size_t classes = c->b->shape.classes, width = c->b->shape.head_rows * c->b->shape.feature;
     float *logits = iso_calloc(n * classes, sizeof *logits);
     c->b->family->classify(c->b, out, n, logits);
     double loss =
@@ -144,7 +173,7 @@ static double loss_of(void *ctx, size_t first, size_t n, const float *out, float
 
 static double *linear_part(const iso_backbone *b)
 {
-    size_t classes = b->shape.classes, width = b->shape.lead * b->shape.dim;
+    size_t classes = b->shape.classes, width = b->shape.head_rows * b->shape.feature;
     float *unit = iso_calloc(width, sizeof *unit), *zero = iso_calloc(classes, sizeof *zero);
     float *z = iso_calloc(classes, sizeof *z);
     double *head = iso_calloc(width * classes, sizeof *head);
@@ -185,14 +214,14 @@ static void check_gradients(const iso_backbone *b, const char *folder, const iso
     iso_model *m = NULL;
     iso_work *w = NULL;
     if (iso_adapter_open(&a, b, folder, &e) || iso_model_open(&m, b, a, true, &e) ||
-        iso_work_open(&w, m, s->lead, &e))
+        iso_work_open(&w, m, s->head_rows, &e))
         fail_msg("%s", e.text);
 
-    float *feature = iso_calloc(n * s->dim, sizeof *feature);
+    float *feature = iso_calloc(n * s->feature, sizeof *feature);
     float *logits = iso_calloc(n * s->classes, sizeof *logits);
     assert_int_equal(iso_model_features(m, pixels, n, feature, &e), ISO_OK);
     assert_int_equal(iso_model_logits(m, pixels, n, logits, &e), ISO_OK);
-    check(what, "adapted_feature", error_of(io, "adapted_feature", feature, n * s->dim), rtol);
+    check(what, "adapted_feature", error_of(io, "adapted_feature", feature, n * s->feature), rtol);
     check(what, "adapted_logits", error_of(io, "adapted_logits", logits, n * s->classes), rtol);
 
     size_t count;
@@ -204,7 +233,7 @@ static void check_gradients(const iso_backbone *b, const char *folder, const iso
         label[i] = (int)labels[i];
         idx[i] = (uint32_t)i;
     }
-    pixel_array pa = {pixels, s->channels * s->image_size * s->image_size};
+    pixel_array pa = {pixels, s->sample};
     iso_source source = {.n = n, .pixels = give_pixels, .ctx = &pa};
     loss_ctx lc = {b, label, n, linear_part(b)};
     size_t items = (n + iso_model_micro_batch(m) - 1) / iso_model_micro_batch(m);
@@ -247,6 +276,31 @@ static void check_gradients(const iso_backbone *b, const char *folder, const iso
     iso_adapter_close(a);
 }
 
+/* Pixels, or token ids with -1 where the mask says that there is none. */
+static float *as_samples(const iso_safetensors *io, const iso_backbone *b, size_t *n)
+{
+    size_t count, masks, sample = b->shape.sample;
+    if (b->shape.modality == ISO_MODALITY_IMAGE) {
+        float *pixels = as_floats(io, "pixel_values", &count);
+        *n = count / sample;
+        assert_int_equal(*n * sample, count);
+        return pixels;
+    }
+    double *ids = read_f64(io, "input_ids", &count), *mask = read_f64(io, "attention_mask", &masks);
+    size_t length = iso_safetensors_find(io, "input_ids")->view.shape[1];
+    assert_int_equal(count, masks);
+    assert_true(length <= sample);
+    *n = count / length;
+    float *out = iso_calloc(*n * sample, sizeof *out);
+    for (size_t i = 0; i < *n * sample; i++) {
+        size_t at = i / sample * length + i % sample;
+        out[i] = i % sample < length && mask[at] != 0.0 ? (float)ids[at] : -1.0F;
+    }
+    free(ids);
+    free(mask);
+    return out;
+}
+
 /* One case; false when its family is not registered. */
 static bool run_case(const char *golden, const iso_json *c)
 {
@@ -273,15 +327,14 @@ static bool run_case(const char *golden, const iso_json *c)
             iso_model_open(&m, b, NULL, false, &e))
             fail_msg("%s", e.text);
         printf("%s\n", name);
-        size_t count;
-        float *pixels = as_floats(&io, "pixel_values", &count);
-        size_t n = count / (b->shape.channels * b->shape.image_size * b->shape.image_size);
-        float *feature = iso_calloc(n * b->shape.dim, sizeof *feature);
+        size_t n;
+        float *pixels = as_samples(&io, b, &n);
+        float *feature = iso_calloc(n * b->shape.feature, sizeof *feature);
         float *logits = iso_calloc(n * b->shape.classes, sizeof *logits);
         check_hidden(b, &io, name, pixels, n, rtol);
         assert_int_equal(iso_model_features(m, pixels, n, feature, &e), ISO_OK);
         assert_int_equal(iso_model_logits(m, pixels, n, logits, &e), ISO_OK);
-        check(name, "feature", error_of(&io, "feature", feature, n * b->shape.dim), rtol);
+        check(name, "feature", error_of(&io, "feature", feature, n * b->shape.feature), rtol);
         check(name, "logits", error_of(&io, "logits", logits, n * b->shape.classes), rtol);
         check_gradients(b, adapter_folder, &io, name, pixels, n, rtol, grad_rtol);
         free(pixels);

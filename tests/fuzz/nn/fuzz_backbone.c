@@ -11,12 +11,13 @@ static void run_once(const iso_backbone *b)
 {
     const iso_backbone_shape *s = &b->shape;
     iso_model *m = NULL;
-    size_t pixels = s->channels * s->image_size * s->image_size;
-    if (pixels > MAX_FLOATS || s->tokens * s->dim > MAX_FLOATS || s->tokens * s->mlp > MAX_FLOATS)
+    if (s->sample > MAX_FLOATS || s->feature > MAX_FLOATS || s->tokens * s->dim > MAX_FLOATS ||
+        s->tokens * s->mlp > MAX_FLOATS)
         return;
     if (iso_model_open(&m, b, NULL, true, NULL))
         return;
-    float *image = iso_calloc(pixels, sizeof *image), *out = iso_calloc(s->dim, sizeof *out);
+    float *image = iso_calloc(s->sample, sizeof *image);
+    float *out = iso_calloc(s->feature, sizeof *out);
     if (image && out && iso_model_features(m, image, 1, out, NULL))
         abort(); /* nothing in it may fail */
     free(image);
