@@ -4,6 +4,7 @@
 
 #include "core/fsio.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -37,14 +38,20 @@ static inline pid_t program_start(const char *const *argv, const char *folder)
     *strrchr(self, '/') = 0;
     char *program = iso_path_join(self, argv[0]);
     char *out = iso_path_join(folder, "stdout.txt"), *err = iso_path_join(folder, "stderr.txt");
+    /* Opened here, so that they are there however early the child is killed. */
+    int fd_out = open(out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int fd_err = open(err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_true(fd_out >= 0 && fd_err >= 0);
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (!pid) {
-        if (!freopen(out, "w", stdout) || !freopen(err, "w", stderr))
+        if (dup2(fd_out, STDOUT_FILENO) < 0 || dup2(fd_err, STDERR_FILENO) < 0)
             _exit(126);
         execv(program, (char *const *)(uintptr_t)argv);
         _exit(127);
     }
+    close(fd_out);
+    close(fd_err);
     free(program);
     free(out);
     free(err);
