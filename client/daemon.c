@@ -21,7 +21,8 @@ enum {
     DISK_MS = 10000,
     FILE_MS = 60000,
     EVENTS_A_TURN = 64,
-    FEED_MAX = 100000
+    FEED_MAX = 100000,
+    NOTES_MAX = 20
 };
 static const uint64_t reserve_bytes = 16ull << 20;
 
@@ -134,6 +135,34 @@ static iso_err read_blob_file(void *ctx, const iso_digest *digest, iso_buf *out,
     return iso_read_file(path, ISO_RELEASE_MAX_BYTES, out, e);
 }
 
+/* Called from the training thread: files that are left out are named here, at the site, and only
+ * counted elsewhere. A line a file up to a handful, so that a broken disk does not fill the log. */
+static void looked(void *ctx, size_t task, const iso_image_set sets[3])
+{
+    iso_daemon *d = ctx;
+    uint64_t skipped = 0;
+    int lines = 0;
+    for (int s = 0; s < 3; s++) {
+        skipped += sets[s].unreadable_count;
+        for (size_t i = 0; i < sets[s].note_count && lines < NOTES_MAX; i++) {
+            const iso_image_note *n = &sets[s].notes[i];
+            char path[2 * ISO_ERROR_BYTES], reason[2 * ISO_ERROR_BYTES];
+            if (n->kind == ISO_NOTE_UNKNOWN_CLASS)
+                continue;
+            iso_log_quote(path, sizeof path, n->path);
+            iso_log_quote(reason, sizeof reason, n->reason);
+            iso_log_event(&d->log, ISO_LOG_WARN,
+                          n->kind == ISO_NOTE_EMPTY_CLASS ? "class_empty" : "image_skipped",
+                          "task=%s file=\"%s\" reason=\"%s\"", d->tasks[task].name, path, reason);
+            lines++;
+        }
+    }
+    if (lines == NOTES_MAX)
+        iso_log_event(&d->log, ISO_LOG_WARN, "images_skipped", "task=%s count=%llu",
+                      d->tasks[task].name, (unsigned long long)skipped);
+    d->skipped[task] = skipped;
+}
+
 static iso_err open_trainer(iso_daemon *d, iso_error *e)
 {
     char *checkpoints = iso_path_join(d->dir, "training");
@@ -144,6 +173,7 @@ static iso_err open_trainer(iso_daemon *d, iso_error *e)
                             .checkpoint_every = (size_t)d->config.checkpoint_every,
                             .cache_bytes = (size_t)d->config.cache_bytes,
                             .read_blob = read_blob_file,
+                            .looked = looked,
                             .blob_ctx = d};
     iso_err err = checkpoints
                       ? iso_engine_preprocess(d->config.backbone, d->backbone, &o.preprocess, e)

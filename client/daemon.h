@@ -37,6 +37,7 @@ typedef struct {
     iso_queued_event *first, *last; /* answers to effects, fed after the step that asked */
     iso_spool_state spool[ISO_CLIENT_TASKS_MAX];
     bool has_spool[ISO_CLIENT_TASKS_MAX];
+    _Atomic uint64_t skipped[ISO_CLIENT_TASKS_MAX]; /* files that are no images; engine's thread */
     iso_time next_scan_ms, next_disk_ms, next_file_ms, started_ms;
     int signal_fd;
     bool should_stop;

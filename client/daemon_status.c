@@ -148,6 +148,7 @@ static iso_json *task_json(const iso_daemon *d, size_t i)
     set_count(o, "val", t.val);
     set_count(o, "test", t.test);
     set_count(o, "image_bytes", t.data_bytes);
+    set_count(o, "images_skipped", d->skipped[i]);
     set_count(o, "round", t.round);
     set_count(o, "classes", t.classes);
     iso_json_set(o, "phase", iso_json_string(t.phase));

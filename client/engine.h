@@ -9,7 +9,7 @@
 #include "client/config.h"
 #include "core/trainer.h"
 #include "nn/backbone/backbone.h"
-#include "nn/data/preprocess.h"
+#include "nn/data/images.h"
 
 typedef struct iso_engine iso_engine;
 
@@ -23,7 +23,10 @@ typedef struct {
     const char *checkpoint_dir; /* borrowed; NULL: none are written */
     /* The whole blob `d`, appended to `out`. Called from the engine's thread. */
     iso_err (*read_blob)(void *ctx, const iso_digest *d, iso_buf *out, iso_error *e);
-    void *blob_ctx;
+    /* Told after the images of data[task] were read: training, validation, test set. Called from
+     * the engine's thread; may be NULL. */
+    void (*looked)(void *ctx, size_t task, const iso_image_set sets[3]);
+    void *blob_ctx; /* of both */
 } iso_engine_options;
 
 /* Asked and told between steps; any may be NULL. */

@@ -102,6 +102,8 @@ static iso_err load(iso_engine_data *d, size_t task, const iso_digest *spool, is
         o.split = "test";
         err = iso_images_load(&t->set[ISO_SPLIT_TEST], &o, e);
     }
+    if (err == ISO_OK && d->options.looked)
+        d->options.looked(d->options.blob_ctx, task, t->set);
     if (err != ISO_OK) {
         drop_images(t);
         return err;

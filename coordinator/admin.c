@@ -22,6 +22,7 @@ typedef struct {
     uint64_t id;
     char *line; /* owned, LINE_BYTES */
     size_t have, taken;
+    bool is_waiting; /* a line was handed out and not answered */
     iso_buf out;
     size_t written;
 } connection;
@@ -181,6 +182,7 @@ bool iso_admin_next(iso_admin *a, uint64_t *id, uint32_t *uid, const char **line
             continue;
         *end = 0;
         k->taken = (size_t)(end - k->line) + 1;
+        k->is_waiting = true;
         *id = k->id;
         *uid = k->uid;
         *line = k->line;
@@ -195,6 +197,7 @@ void iso_admin_reply(iso_admin *a, uint64_t id, const char *text)
         connection *k = &a->at[i];
         if (k->fd < 0 || k->id != id)
             continue;
+        k->is_waiting = false;
         if (k->out.size > OUTPUT_BYTES ||
             iso_buf_append(&k->out, text, strlen(text), NULL) != ISO_OK ||
             iso_buf_append(&k->out, "\n", 1, NULL) != ISO_OK)
@@ -203,4 +206,11 @@ void iso_admin_reply(iso_admin *a, uint64_t id, const char *text)
             write_some(k);
         return;
     }
+}
+
+void iso_admin_fail_all(iso_admin *a, const char *text)
+{
+    for (int i = 0; i < ISO_ADMIN_CONNECTIONS; i++)
+        if (a->at[i].fd >= 0 && a->at[i].is_waiting)
+            iso_admin_reply(a, a->at[i].id, text);
 }

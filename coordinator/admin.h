@@ -22,6 +22,8 @@ size_t iso_admin_fds(const iso_admin *a, struct pollfd *fds);
 void iso_admin_serve(iso_admin *a);
 /* The next whole line: its number for the reply, the user, the text (lives until the next call). */
 bool iso_admin_next(iso_admin *a, uint64_t *id, uint32_t *uid, const char **line);
+/* An answer to everybody who waits for one. */
+void iso_admin_fail_all(iso_admin *a, const char *text);
 void iso_admin_reply(iso_admin *a, uint64_t id, const char *text);
 
 #endif

@@ -49,8 +49,16 @@ typedef struct {
     iso_arena message, result;
     bool is_stopping, must_reload;
     int failures; /* commits that failed in a row */
-    iso_time minute;
+    iso_time minute, looked;
 } iso_shell;
+
+/* Opens all of options->dir; with check_config only what the configuration and keys say. */
+iso_err iso_shell_open(iso_shell *s, iso_error *e) ISO_MUST_CHECK;
+void iso_shell_close(iso_shell *s);
+/* A core from what is stored. */
+iso_err iso_shell_make_core(iso_shell *s, iso_error *e) ISO_MUST_CHECK;
+/* Says where we listen: to the file `endpoint` and to the core, for enrolment lines. */
+iso_err iso_shell_write_endpoint(iso_shell *s, iso_error *e) ISO_MUST_CHECK;
 
 /* Steps the core and performs or holds what it says. */
 void iso_shell_step(iso_shell *s, const iso_coord_event *ev);
