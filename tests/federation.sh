@@ -6,6 +6,8 @@
 #   fed_enroll NAME             token, keys, enrolment
 #   fed_round TASKS             opens a round and waits for its end
 #   fed_field FILE|- EXPRESSION prints a value of a JSON text (python expression over `j`)
+#   fed_value FILE KEY          the same for the first plain value of that name, at once
+#   fed_wait SECONDS COMMAND... until it succeeds; false when it never does
 set -euo pipefail
 
 bin=${ISO_BIN:-$1}
@@ -32,6 +34,21 @@ fed_field() { # FILE EXPRESSION
     python3 -c 'import json,sys
 j = json.load(sys.stdin if sys.argv[1] == "-" else open(sys.argv[1]))
 print(eval(sys.argv[2]))' "$1" "$2"
+}
+
+fed_value() { # FILE KEY
+    local text
+    text=$(<"$1")
+    [[ $text =~ \"$2\":\ *\"?([^\",}]*) ]] && echo "${BASH_REMATCH[1]%$'\n'*}"
+}
+
+fed_wait() { # SECONDS COMMAND...
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < end)) || return 1
+        sleep 0.1
+    done
 }
 
 fed_dir() { echo "$work/$1"; }
