@@ -1,12 +1,11 @@
-/* Symmetric eigenproblems in descending order: all of it by divide and conquer (LAPACK dsyevd), or
- * a few leading pairs (dsyevr: a third of the time for 19 of 768). */
+/* Symmetric eigenproblems in descending order: all of it by divide and conquer (LAPACK dstedc on
+ * the tridiagonal form), or a few leading pairs (dsyevr: a third of the time for 19 of 768). */
 #include "merge/linalg/linalg.h"
 
 #include <lapacke.h>
 #include <string.h>
 
-/* dsyevd sorts upwards; rows (its columns) are swapped end for end. */
-static void reverse_order(size_t n, double *A, double *w)
+void iso_reverse_rows(size_t n, double *E, double *w)
 {
     for (size_t i = 0; i < n / 2; i++) {
         size_t k = n - 1 - i;
@@ -14,19 +13,19 @@ static void reverse_order(size_t n, double *A, double *w)
         w[i] = w[k];
         w[k] = t;
         for (size_t j = 0; j < n; j++) {
-            t = A[i * n + j];
-            A[i * n + j] = A[k * n + j];
-            A[k * n + j] = t;
+            t = E[i * n + j];
+            E[i * n + j] = E[k * n + j];
+            E[k * n + j] = t;
         }
     }
 }
 
-iso_err iso_eigen(size_t n, double *A, double *w, iso_arena *scratch, iso_error *e)
+/* Small problems: dsyevd, whose own reflectors cost little. */
+static iso_err by_dsyevd(size_t n, double *A, double *w, iso_arena *scratch, iso_error *e)
 {
-    if (n == 0)
-        return ISO_OK;
     lapack_int order = (lapack_int)n, int_count = 0;
     double work_size = 0;
+    iso_blas_serial();
     lapack_int info = LAPACKE_dsyevd_work(LAPACK_COL_MAJOR, 'V', 'U', order, A, order, w,
                                           &work_size, -1, &int_count, -1);
     if (info != 0)
@@ -42,8 +41,27 @@ iso_err iso_eigen(size_t n, double *A, double *w, iso_arena *scratch, iso_error 
     if (info != 0)
         return iso_fail(e, ISO_ERR_NONFINITE,
                         "eigenproblem of order %zu did not converge (dsyevd %d)", n, (int)info);
-    reverse_order(n, A, w);
+    iso_reverse_rows(n, A, w); /* dsyevd sorts upwards */
     return ISO_OK;
+}
+
+iso_err iso_eigen(size_t n, double *A, double *w, iso_arena *scratch, iso_error *e)
+{
+    enum { BLOCKS_PAY = 160 };
+    if (n == 0)
+        return ISO_OK;
+    if (n < BLOCKS_PAY)
+        return by_dsyevd(n, A, w, scratch, e);
+    iso_tridiagonal t;
+    double *E = iso_arena_alloc(scratch, n * n, sizeof *E);
+    if (!E)
+        return iso_nomem(e, n * n * sizeof *E);
+    iso_err err = iso_tridiagonalise(n, A, &t, scratch, e);
+    if (!err)
+        err = iso_tridiagonal_eigen(&t, E, w, scratch, e);
+    if (!err)
+        memcpy(A, E, n * n * sizeof *A);
+    return err;
 }
 
 iso_err iso_eigen_leading(size_t n, size_t count, double *A, double *w, iso_arena *scratch,
@@ -60,6 +78,7 @@ iso_err iso_eigen_leading(size_t n, size_t count, double *A, double *w, iso_aren
     if (!copy || !Z || !support)
         return iso_nomem(e, n * n * sizeof *copy);
     memcpy(copy, A, n * n * sizeof *copy);
+    iso_blas_serial();
     lapack_int info =
         LAPACKE_dsyevr_work(LAPACK_COL_MAJOR, 'V', 'I', 'U', order, copy, order, 0, 0, first, order,
                             0, &found, w, Z, order, support, &size, -1, &int_size, -1);

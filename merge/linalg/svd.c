@@ -44,6 +44,7 @@ iso_err iso_svd(size_t m, size_t n, double *A, double *Ut, double *S, double *Vt
 
     lapack_view view = {(lapack_int)n, (lapack_int)m, (lapack_int)q, Ut ? 'S' : 'N', Vt, u};
     double size = 0, size_2 = 0;
+    iso_blas_serial();
     lapack_int info = run_gesdd(&view, A, S, &size, -1, ints);
     if (info == 0)
         info = run_gesvd(&view, A, S, &size_2, -1);

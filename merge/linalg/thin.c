@@ -30,16 +30,57 @@ static bool gram_serves(const iso_thin *t, const double *w, double rank_tol, siz
     return is_rank_clear || w[last - 1] > floor;
 }
 
-static iso_err by_gram(const double *M, double rank_tol, double noise, size_t leading,
-                       bool is_forced, bool *is_taken, iso_thin *t, iso_arena *scratch,
-                       iso_error *e)
+/* The root serves where every direction is above the threshold and far above what a Gram matrix
+ * loses. */
+static iso_err root_of(const iso_tridiagonal *tri, double rank_tol, double noise, iso_root *root,
+                       iso_thin *t, iso_arena *scratch, iso_error *e)
 {
+    double smallest, largest;
+    iso_tridiagonal_extremes(tri, &smallest, &largest);
+    t->threshold = fmax(sqrt(largest) * rank_tol, noise);
+    /* both ends are known to a percent */
+    if (!(smallest > 1.1 * t->threshold * t->threshold) ||
+        !(smallest > 1.1 * ISO_GRAM_MIN_RATIO * largest))
+        return ISO_OK;
+    root->P = iso_arena_alloc(scratch, tri->n * tri->n, sizeof *root->P);
+    if (!root->P)
+        return iso_nomem(e, tri->n * tri->n * sizeof *root->P);
+    t->route = ISO_ROUTE_GRAM;
+    t->rank = tri->n;
+    return iso_tridiagonal_inverse_root(tri, smallest, largest, root->P, &root->nuclear, scratch,
+                                        e);
+}
+
+/* root NULL: eigenvectors are wanted. */
+static iso_err by_gram(const double *M, double rank_tol, double noise, size_t leading,
+                       bool is_forced, iso_root *root, bool *is_taken, iso_thin *t,
+                       iso_arena *scratch, iso_error *e)
+{
+    enum { ROOT_PAYS = 64 };
     bool is_wide = t->m <= t->n;
     double *near = iso_arena_alloc(scratch, t->q * t->q, sizeof *near);
     if (!near)
         return iso_nomem(e, t->q * t->q * sizeof *near);
     iso_gram(is_wide ? ISO_AS_IS : ISO_TRANSPOSED, t->m, t->n, M, near);
-    iso_err err = iso_eigen(t->q, near, t->S, scratch, e);
+    iso_err err;
+    if (root && t->q >= ROOT_PAYS) {
+        iso_tridiagonal tri;
+        double *E = NULL;
+        err = iso_tridiagonalise(t->q, near, &tri, scratch, e);
+        if (!err)
+            err = root_of(&tri, rank_tol, noise, root, t, scratch, e);
+        if (err || root->P) {
+            *is_taken = root->P != NULL;
+            return err;
+        }
+        E = iso_arena_alloc(scratch, t->q * t->q, sizeof *E);
+        if (!E)
+            return iso_nomem(e, t->q * t->q * sizeof *E);
+        err = iso_tridiagonal_eigen(&tri, E, t->S, scratch, e);
+        near = E;
+    } else {
+        err = iso_eigen(t->q, near, t->S, scratch, e);
+    }
     if (err)
         return err;
     *is_taken = is_forced || gram_serves(t, t->S, rank_tol, leading);
@@ -53,9 +94,9 @@ static iso_err by_gram(const double *M, double rank_tol, double noise, size_t le
     return ISO_OK;
 }
 
-iso_err iso_thin_svd(size_t m, size_t n, const double *M, double rank_tol, double noise,
-                     size_t leading, iso_route_wish wish, iso_thin *out, iso_arena *scratch,
-                     iso_error *e)
+static iso_err thin(size_t m, size_t n, const double *M, double rank_tol, double noise,
+                    size_t leading, iso_route_wish wish, iso_root *root, iso_thin *out,
+                    iso_arena *scratch, iso_error *e)
 {
     *out = (iso_thin){.m = m, .n = n, .q = m < n ? m : n};
     out->S = iso_arena_calloc(scratch, out->q + 1, sizeof *out->S);
@@ -69,8 +110,8 @@ iso_err iso_thin_svd(size_t m, size_t n, const double *M, double rank_tol, doubl
         return ISO_OK;
     if (wish != ISO_WISH_SVD) {
         bool is_taken = false;
-        iso_err err =
-            by_gram(M, rank_tol, noise, leading, wish == ISO_WISH_GRAM, &is_taken, out, scratch, e);
+        iso_err err = by_gram(M, rank_tol, noise, leading, wish == ISO_WISH_GRAM, root, &is_taken,
+                              out, scratch, e);
         if (err || is_taken)
             return err;
     }
@@ -85,6 +126,21 @@ iso_err iso_thin_svd(size_t m, size_t n, const double *M, double rank_tol, doubl
     if (!err)
         decide_rank(out, rank_tol, noise);
     return err;
+}
+
+iso_err iso_thin_svd(size_t m, size_t n, const double *M, double rank_tol, double noise,
+                     size_t leading, iso_route_wish wish, iso_thin *out, iso_arena *scratch,
+                     iso_error *e)
+{
+    return thin(m, n, M, rank_tol, noise, leading, wish, NULL, out, scratch, e);
+}
+
+iso_err iso_thin_root(size_t m, size_t n, const double *M, double rank_tol, double noise,
+                      iso_route_wish wish, iso_root *root, iso_thin *out, iso_arena *scratch,
+                      iso_error *e)
+{
+    *root = (iso_root){0};
+    return thin(m, n, M, rank_tol, noise, m < n ? m : n, wish, root, out, scratch, e);
 }
 
 iso_err iso_thin_far(iso_thin *t, const double *M, size_t count, iso_arena *scratch, iso_error *e)

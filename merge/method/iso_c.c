@@ -31,8 +31,10 @@ static void flatten(const iso_thin *t, const iso_deltas *d, const iso_method_arg
     r->rank = r->kept = t->rank;
 }
 
-static iso_err decompose(const iso_deltas *d, const iso_method_args *a, double **M_out, iso_thin *t,
-                         iso_decisions *r, iso_arena *scratch, iso_error *e)
+/* root NULL: singular vectors are wanted. */
+static iso_err decompose(const iso_deltas *d, const iso_method_args *a, double **M_out,
+                         iso_root *root, iso_thin *t, iso_decisions *r, iso_arena *scratch,
+                         iso_error *e)
 {
     double noise = 0.0, *M = iso_arena_alloc(scratch, d->m * d->n + 1, sizeof *M);
     if (!M)
@@ -45,7 +47,8 @@ static iso_err decompose(const iso_deltas *d, const iso_method_args *a, double *
     r->smallest = 1.0;
     *M_out = M;
     size_t q = d->m < d->n ? d->m : d->n;
-    err = iso_thin_svd(d->m, d->n, M, d->rank_tol, noise, q, a->route, t, scratch, e);
+    err = root ? iso_thin_root(d->m, d->n, M, d->rank_tol, noise, a->route, root, t, scratch, e)
+               : iso_thin_svd(d->m, d->n, M, d->rank_tol, noise, q, a->route, t, scratch, e);
     strcpy(r->route, t->route == ISO_ROUTE_GRAM  ? "gram"
                      : t->route == ISO_ROUTE_SVD ? "svd"
                                                  : "zero");
@@ -57,7 +60,7 @@ static iso_err core(const iso_deltas *d, const iso_method_args *a, iso_product *
 {
     double *M = NULL;
     iso_thin t = {0};
-    iso_err err = decompose(d, a, &M, &t, r, scratch, e);
+    iso_err err = decompose(d, a, &M, NULL, &t, r, scratch, e);
     if (!err)
         err = iso_thin_far(&t, M, t.rank, scratch, e);
     double *f = iso_arena_alloc(scratch, t.q + 1, sizeof *f);
@@ -96,7 +99,8 @@ static iso_err dense_by_gram(const iso_deltas *d, const double *M, const iso_thi
         for (size_t j = 0; j < q; j++)
             scaled[i * q + j] = factor * E[i * q + j];
     }
-    iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, q, q, t->rank, 1.0, scaled, q, E, q, 0.0, P, q);
+    iso_la_gemm_upper(ISO_TRANSPOSED, ISO_AS_IS, q, t->rank, 1.0, scaled, q, E, q, 0.0, P, q);
+    iso_mirror(q, P, q);
     for (size_t i = 0; i < q; i++)
         P[i * q + i] += beta_rest;
     if (t->Ut)
@@ -106,12 +110,35 @@ static iso_err dense_by_gram(const iso_deltas *d, const double *M, const iso_thi
     return ISO_OK;
 }
 
+/* Full rank: U V' = P M with P = (M M')^-1/2, or M P when tall; sigma from the nuclear norm. */
+static void dense_by_root(const iso_deltas *d, const iso_method_args *a, const double *M,
+                          iso_root *root, size_t q, double *out, iso_decisions *r)
+{
+    double beta = a->value[BETA], alpha = a->value[ALPHA], *P = root->P;
+    r->sigma = root->nuclear / (double)(a->convention == ISO_CONVENTION_DENSE ? d->full_q : q);
+    r->rank = r->kept = q;
+    for (size_t i = 0; i < q * q; i++)
+        P[i] *= alpha * beta * r->sigma;
+    for (size_t i = 0; i < q; i++)
+        P[i * q + i] += alpha * (1.0 - beta);
+    if (d->m <= d->n)
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, d->m, d->n, q, 1.0, P, q, M, d->n, 0.0, out, d->n);
+    else
+        iso_la_gemm(ISO_AS_IS, ISO_AS_IS, d->m, d->n, q, 1.0, M, d->n, P, q, 0.0, out, d->n);
+}
+
 static iso_err dense(const iso_deltas *d, const iso_method_args *a, double *out, iso_decisions *r,
                      iso_arena *scratch, iso_error *e)
 {
     double *M = NULL;
     iso_thin t = {0};
-    iso_err err = decompose(d, a, &M, &t, r, scratch, e);
+    iso_root root = {0};
+    /* the gain cap asks for each singular value */
+    iso_err err = decompose(d, a, &M, a->gain_cap > 0.0 ? NULL : &root, &t, r, scratch, e);
+    if (!err && root.P) {
+        dense_by_root(d, a, M, &root, t.q, out, r);
+        return ISO_OK;
+    }
     double *f = iso_arena_alloc(scratch, t.q + 1, sizeof *f);
     if (!err && !f)
         err = iso_nomem(e, t.q * sizeof *f);
@@ -134,9 +161,9 @@ static iso_err dense(const iso_deltas *d, const iso_method_args *a, double *out,
 }
 
 static const iso_method_param params[] = {
-    [ALPHA] = {"alpha", "scale of the merged update", 1.0, -100, 100, false},
+    [ALPHA] = {"alpha", "scale of the merged update", 1.0, -100, 100, false, NULL},
     [BETA] = {"beta", "how far the spectrum is flattened: 0 is task arithmetic, 1 is Iso-C", 1.0, 0,
-              1, false},
+              1, false, NULL},
     {.name = NULL},
 };
 

@@ -340,6 +340,106 @@ static void bases_span_the_stack_in_every_route(void **state)
     }
 }
 
+/* Sizes that reach the packed kernel, with tiles that hang over every edge. */
+static void large_products_match_plain_loops(void **state)
+{
+    (void)state;
+    static const size_t cases[][3] = {{40, 50, 33}, {97, 25, 200}, {129, 71, 65}, {16, 400, 193}};
+    for (size_t c = 0; c < 4; c++)
+        for (int ops = 0; ops < 4; ops++) {
+            size_t m = cases[c][0], n = cases[c][1], k = cases[c][2];
+            double *A = iso_calloc(m * k, 8), *B = iso_calloc(k * n, 8), *At = iso_calloc(m * k, 8);
+            double *Bt = iso_calloc(k * n, 8), *C = iso_calloc(m * n, 8), *D = iso_calloc(m * n, 8);
+            double *want = iso_calloc(m * n, 8);
+            fill(A, m * k, 40 + c), fill(B, k * n, 50 + c), fill(C, m * n, 60 + c);
+            iso_transpose(m, k, A, At), iso_transpose(k, n, B, Bt);
+            memcpy(D, C, m * n * 8);
+            multiply(m, n, k, A, B, want);
+            for (size_t i = 0; i < m * n; i++)
+                want[i] = 0.5 * want[i] - 2.0 * C[i];
+            bool ta = ops & 1, tb = ops & 2;
+            iso_la_gemm(ta ? ISO_TRANSPOSED : ISO_AS_IS, tb ? ISO_TRANSPOSED : ISO_AS_IS, m, n, k,
+                        0.5, ta ? At : A, ta ? m : k, tb ? Bt : B, tb ? k : n, -2.0, C, n);
+            assert_true(difference(C, want, m * n) < 1e-12 * (double)k);
+            free(A), free(B), free(At), free(Bt), free(C), free(D), free(want);
+        }
+    size_t n = 131, k = 60;
+    double *X = iso_calloc(n * k, 8), *G = iso_calloc(n * n, 8), *want = iso_calloc(n * n, 8);
+    double *Xt = iso_calloc(n * k, 8);
+    fill(X, n * k, 70);
+    iso_transpose(n, k, X, Xt);
+    multiply(n, n, k, X, Xt, want);
+    iso_gram(ISO_AS_IS, n, k, X, G);
+    assert_true(difference(G, want, n * n) < 1e-11);
+    iso_gram(ISO_TRANSPOSED, k, n, Xt, G);
+    assert_true(difference(G, want, n * n) < 1e-11);
+    free(X), free(G), free(want), free(Xt);
+}
+
+/* P M (or M P) with P = (M M')^-1/2 against the planted polar factor; the nuclear norm. Bounds as
+ * for the Gram route, which loses the same digits. */
+static void the_root_gives_the_polar_factor_without_eigenvectors(void **state)
+{
+    (void)state;
+    static const size_t shapes[][2] = {{64, 64}, {100, 170}, {210, 150}, {193, 193}};
+    static const struct {
+        double condition, bound;
+    } rows[] = {{1e0, 1e-12}, {1e2, 1e-11}, {1e4, 1e-8}, {1e5, 1e-6}};
+    for (size_t s = 0; s < 4; s++)
+        for (size_t c = 0; c < 4; c++) {
+            size_t m = shapes[s][0], n = shapes[s][1], q = m < n ? m : n;
+            double *polar = iso_calloc(m * n, 8), *S = iso_calloc(q, 8), sum = 0.0, diff = 0.0;
+            double *M = planted(m, n, rows[c].condition, polar, S), *D = iso_calloc(m * n, 8);
+            iso_arena arena = {0};
+            iso_thin t;
+            iso_root root;
+            assert_int_equal(
+                iso_thin_root(m, n, M, 1e-12, 0, ISO_WISH_AUTO, &root, &t, &arena, NULL), ISO_OK);
+            assert_non_null(root.P);
+            assert_int_equal(t.rank, q);
+            if (m <= n)
+                iso_la_gemm(ISO_AS_IS, ISO_AS_IS, m, n, q, 1, root.P, q, M, n, 0, D, n);
+            else
+                iso_la_gemm(ISO_AS_IS, ISO_AS_IS, m, n, q, 1, M, n, root.P, q, 0, D, n);
+            for (size_t i = 0; i < m * n; i++)
+                diff += (D[i] - polar[i]) * (D[i] - polar[i]);
+            for (size_t i = 0; i < q; i++)
+                sum += S[i];
+            if (sqrt(diff / (double)q) > rows[c].bound || fabs(root.nuclear / sum - 1.0) > 1e-7)
+                fail_msg("%zux%zu condition %g: error %g, nuclear norm off by %g", m, n,
+                         rows[c].condition, sqrt(diff / (double)q), root.nuclear / sum - 1.0);
+            iso_arena_free(&arena);
+            free(polar), free(S), free(M), free(D);
+        }
+}
+
+static void no_root_where_the_rank_is_short_or_in_doubt(void **state)
+{
+    (void)state;
+    size_t m = 90, n = 120;
+    static const struct {
+        double condition, tol;
+        iso_route route;
+    } rows[] = {{1e8, 1e-12, ISO_ROUTE_SVD}, {1e4, 1e-3, ISO_ROUTE_GRAM}};
+    for (size_t c = 0; c < 2; c++) {
+        double *polar = iso_calloc(m * n, 8), *S = iso_calloc(m, 8);
+        double *M = planted(m, n, rows[c].condition, polar, S);
+        iso_arena arena = {0};
+        iso_thin t;
+        iso_root root;
+        assert_int_equal(
+            iso_thin_root(m, n, M, rows[c].tol, 0, ISO_WISH_AUTO, &root, &t, &arena, NULL), ISO_OK);
+        assert_null(root.P);
+        assert_int_equal(t.route, rows[c].route);
+        size_t rank = 0;
+        while (rank < m && S[rank] > S[0] * rows[c].tol)
+            rank++;
+        assert_int_equal(t.rank, rank);
+        iso_arena_free(&arena);
+        free(polar), free(S), free(M);
+    }
+}
+
 int main(void)
 {
     iso_blas_serial();
@@ -352,6 +452,9 @@ int main(void)
         cmocka_unit_test(rank_is_decided_and_rounding_is_not_data),
         cmocka_unit_test(polar_of_dependent_rows_keeps_their_rank),
         cmocka_unit_test(bases_span_the_stack_in_every_route),
+        cmocka_unit_test(large_products_match_plain_loops),
+        cmocka_unit_test(the_root_gives_the_polar_factor_without_eigenvectors),
+        cmocka_unit_test(no_root_where_the_rank_is_short_or_in_doubt),
     };
     return cmocka_run_group_tests_name("merge linalg", tests, NULL, NULL);
 }
