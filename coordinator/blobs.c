@@ -166,7 +166,7 @@ void iso_coord_live_blobs(const iso_coord *c, iso_coord_blob_fn *fn, void *arg)
     size_t first = c->release_count > RELEASES_KEPT ? c->release_count - RELEASES_KEPT : 0;
     for (size_t i = first; i < c->release_count; i++)
         all_of_release(c, c->releases[i], fn, arg);
-    for (size_t i = c->rounds_with_details; i < c->round_count; i++) {
+    for (size_t i = iso_c_first_detailed(c); i < c->round_count; i++) {
         const iso_c_round *r = c->rounds[i];
         for (size_t k = 0; k < r->update_count; k++)
             fn(arg, &r->updates[k]->blob, r->updates[k]->blob_bytes, "update");

@@ -91,20 +91,21 @@ void iso_coord_set_endpoint(iso_coord *c, const char *host, uint16_t port)
     c->port = port;
 }
 
-/* The first round that still has its updates: what C13 took before the last stop stays taken. */
-static void find_details(iso_coord *c)
+/* What C13 took before the last stop stays taken; a shell asks before the start (S84). */
+size_t iso_c_first_detailed(const iso_coord *c)
 {
-    size_t keep = c->config.keep_rounds ? c->config.keep_rounds : 1;
-    c->rounds_with_details = 0;
-    while (c->rounds_with_details + keep < c->round_count &&
-           c->rounds[c->rounds_with_details]->update_count == 0)
-        c->rounds_with_details++;
+    size_t keep = c->config.keep_rounds ? c->config.keep_rounds : 1, first = 0;
+    if (c->is_started)
+        return c->rounds_with_details;
+    while (first + keep < c->round_count && c->rounds[first]->update_count == 0)
+        first++;
+    return first;
 }
 
 void iso_coord_start(iso_coord *c, iso_time mono_now, iso_time wall_now, iso_coord_effects *out)
 {
     begin(c, mono_now, wall_now, out);
-    find_details(c);
+    c->rounds_with_details = iso_c_first_detailed(c);
     c->stats.rounds = c->round_count;
     bool is_first = c->audit_seq == 0;
     iso_c_audit(c, is_first ? ISO_AUDIT_INIT : ISO_AUDIT_START, NULL, NULL,

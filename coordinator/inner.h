@@ -154,6 +154,8 @@ void iso_c_round_resume(iso_coord *c, iso_c_round *r); /* after a restart */
 void iso_c_round_send_invites(iso_coord *c, iso_c_round *r, iso_c_site *s);
 void iso_c_on_invite_reply(iso_coord *c, iso_c_peer *p, const iso_msg *m);
 void iso_c_rounds_retire(iso_coord *c); /* C13 */
+/* Index of the first round that still has its updates, also between restore and start. */
+size_t iso_c_first_detailed(const iso_coord *c);
 iso_err iso_c_round_abort(iso_coord *c, iso_c_round *r, const char *by, const char *reason,
                           iso_error *e);
 void iso_c_round_hold(iso_coord *c, iso_c_round *r, const char *reason);

@@ -32,6 +32,8 @@ uint64_t iso_c_policy_ready(const iso_coord *c)
         bool has_owner = false;
         for (size_t i = 0; i < task->site_count; i++) {
             const iso_c_site *s = iso_c_site_by_name(c, task->sites[i]);
+            if (s && s->state == ISO_SITE_REVOKED)
+                continue; /* never comes back: nobody waits for it */
             if (!s || !is_ready(s))
                 return 0;
             has_owner = true;

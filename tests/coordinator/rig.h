@@ -74,6 +74,8 @@ typedef struct {
         size_t bytes;
     } blobs[RIG_BLOBS];
     size_t blob_count;
+    iso_digest deleted[RIG_BLOBS];
+    size_t deleted_count;
     struct {
         uint8_t id[16];
         iso_hasher hash;
@@ -354,6 +356,8 @@ RIG void rig_perform(rig *r)
             rig_say(r, "blob");
             break;
         case ISO_CX_DELETE_BLOB:
+            assert_true(r->deleted_count < RIG_BLOBS);
+            r->deleted[r->deleted_count++] = x->digest;
             rig_say(r, "delete blob");
             break;
         case ISO_CX_SEND:
