@@ -20,8 +20,8 @@ enum {
     MR = 8,  /* rows of the tile */
     NR = 24, /* columns: three vectors */
     LANES = 8,
-    KC = 192,               /* a panel of B, 36 KiB, stays in the first cache */
-    MC = 96,                /* a block of A, 144 KiB, stays in the second */
+    KC = 384, /* a panel of B takes 72 KiB, a block of A 288: both in the second cache */
+    MC = 96,
     NC = 3072,              /* columns of B packed at a time */
     PARALLEL_WORK = 1 << 26 /* multiplications worth waking threads for */
 };
@@ -33,8 +33,7 @@ bool iso_f64_avx512_runs(void)
     return __builtin_cpu_supports("avx512f");
 }
 
-/* acc += a' b over k steps of a packed (k, MR) and a packed (k, NR) panel, then out (MR, NR) or C.
- * is_first: C is not read. */
+/* C (MR, NR) = alpha a' b + beta C over k steps of packed panels a (k, MR) and b (k, NR). */
 TILE void tile(size_t k, const double *a, const double *b, double alpha, double beta, double *C,
                size_t ldc)
 {
@@ -44,6 +43,11 @@ TILE void tile(size_t k, const double *a, const double *b, double alpha, double 
 #pragma GCC unroll 3
         for (int v = 0; v < 3; v++)
             acc[r][v] = _mm512_setzero_pd();
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) /* C is far away: it arrives while we multiply */
+#pragma GCC unroll 3
+        for (int v = 0; v < 3; v++)
+            _mm_prefetch((const char *)(C + (size_t)r * ldc + v * LANES), _MM_HINT_T0);
     for (size_t kk = 0; kk < k; kk++) {
         __m512d b0 = _mm512_load_pd(b), b1 = _mm512_load_pd(b + LANES),
                 b2 = _mm512_load_pd(b + 2 * LANES);
@@ -83,27 +87,78 @@ __attribute__((target("avx512f"))) static void edge(size_t rows, size_t cols, si
             C[i * ldc + j] = whole[i * NR + j] + (beta != 0.0 ? beta * C[i * ldc + j] : 0.0);
 }
 
+/* Eight rows of eight become eight columns: pairs of rows, then the four lanes. */
+TILE void transpose8(__m512d r[8])
+{
+    __m512d t[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_unpacklo_pd(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) { /* even columns, odd columns */
+        __m512d a = _mm512_shuffle_f64x2(t[h], t[2 + h], 0x88);
+        __m512d b = _mm512_shuffle_f64x2(t[h], t[2 + h], 0xdd);
+        __m512d c = _mm512_shuffle_f64x2(t[4 + h], t[6 + h], 0x88);
+        __m512d d = _mm512_shuffle_f64x2(t[4 + h], t[6 + h], 0xdd);
+        r[h] = _mm512_shuffle_f64x2(a, c, 0x88);
+        r[2 + h] = _mm512_shuffle_f64x2(b, d, 0x88);
+        r[4 + h] = _mm512_shuffle_f64x2(a, c, 0xdd);
+        r[6 + h] = _mm512_shuffle_f64x2(b, d, 0xdd);
+    }
+}
+
 /* Panels of `width` vectors side by side: out[panel][kk][width], zeros beyond `count`. Element
- * (i, kk) at X[i * step + kk * k_step]. */
+ * (i, kk) at X[i + kk * k_step]: rows are read from end to end. */
+__attribute__((target("avx512f"))) static void pack_as_is(size_t count, size_t k, const double *X,
+                                                          size_t k_step, size_t width, double *out)
+{
+    for (size_t kk = 0; kk < k; kk++) {
+        const double *row = X + kk * k_step;
+        for (size_t i = 0; i < count; i += width) {
+            double *to = out + i * k + kk * width;
+            for (size_t v = 0; v < width; v += LANES) {
+                size_t left = count > i + v ? count - i - v : 0;
+                __mmask8 mask = (__mmask8)(left < LANES ? (1U << left) - 1U : 0xffU);
+                _mm512_store_pd(to + v, _mm512_maskz_loadu_pd(mask, row + i + v));
+            }
+        }
+    }
+}
+
+/* The same with element (i, kk) at X[i * step + kk]. */
+__attribute__((target("avx512f"))) static void
+pack_transposed(size_t count, size_t k, const double *X, size_t step, size_t width, double *out)
+{
+    for (size_t i = 0; i < count; i += width, out += k * width) {
+        for (size_t v = 0; v < width; v += LANES) {
+            const double *from = X + (i + v) * step;
+            size_t some = count > i + v ? count - i - v : 0;
+            for (size_t kk = 0; kk < k; kk += LANES) {
+                size_t deep = k - kk < LANES ? k - kk : LANES;
+                __mmask8 mask = (__mmask8)((1U << deep) - 1U);
+                __m512d r[LANES];
+#pragma GCC unroll 8
+                for (size_t l = 0; l < LANES; l++)
+                    r[l] = l < some ? _mm512_maskz_loadu_pd(mask, from + l * step + kk)
+                                    : _mm512_setzero_pd();
+                transpose8(r);
+                for (size_t l = 0; l < deep; l++)
+                    _mm512_store_pd(out + (kk + l) * width + v, r[l]);
+            }
+        }
+    }
+}
+
+/* One of the steps is 1. */
 static void pack(size_t count, size_t k, const double *X, size_t step, size_t k_step, size_t width,
                  double *out)
 {
-    for (size_t i = 0; i < count; i += width) {
-        size_t some = count - i < width ? count - i : width;
-        const double *from = X + i * step;
-        if (step == 1) {
-            for (size_t kk = 0; kk < k; kk++) {
-                memcpy(out + kk * width, from + kk * k_step, some * sizeof *out);
-                if (some < width)
-                    memset(out + kk * width + some, 0, (width - some) * sizeof *out);
-            }
-        } else {
-            for (size_t r = 0; r < width; r++)
-                for (size_t kk = 0; kk < k; kk++)
-                    out[kk * width + r] = r < some ? from[r * step + kk * k_step] : 0.0;
-        }
-        out += k * width;
-    }
+    if (step == 1)
+        pack_as_is(count, k, X, k_step, width, out);
+    else
+        pack_transposed(count, k, X, step, width, out);
 }
 
 /* One block of k and of columns; items are the row blocks. */
