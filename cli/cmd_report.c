@@ -65,22 +65,24 @@ static void print_scores(const report_data *d)
         pair(x->probe_delivered, x->probe);
         pair(x->own_delivered, x->own);
         for (size_t m = 0; m < d->method_count; m++)
-            pair(d->methods[m].best->delivered[t], d->methods[m].best->refit[t]);
+            pair(d->methods[m].delivered->delivered[t], d->methods[m].refitted->refit[t]);
         printf("\n");
     }
 }
 
 static void print_methods(const report_data *d)
 {
-    printf("\n%-16s  %9s  %21s  %21s\n", "method", "alpha", "normalised, %", "gain kept, %");
+    printf("\n%-16s  %15s  %15s  %15s\n", "method", "alpha", "normalised, %", "gain kept, %");
     for (size_t m = 0; m < d->method_count; m++) {
-        const report_method *x = &d->methods[m];
-        printf("%-16s  %9.3g  %10.1f / %8.1f", x->name, x->best->alpha,
-               100 * x->normalised_delivered, 100 * x->normalised);
-        if (isnan(x->gain_kept))
-            printf("  %21s\n", "no own gain >= 2");
-        else
-            printf("  %10.1f / %8.1f\n", 100 * x->gain_kept_delivered, 100 * x->gain_kept);
+        const report_candidate *raw = d->methods[m].delivered, *refit = d->methods[m].refitted;
+        printf("%-16s  %6.3g / %6.3g", d->methods[m].name, raw->alpha, refit->alpha);
+        pair(raw->delivered_mean.normalised, refit->refitted_mean.normalised);
+        if (isnan(refit->refitted_mean.gain_kept))
+            printf("  no own gain >= 2\n");
+        else {
+            pair(raw->delivered_mean.gain_kept, refit->refitted_mean.gain_kept);
+            printf("\n");
+        }
     }
     if (!isnan(d->forgetting))
         printf("\nforgetting after the last wave: %.2f points (backward transfer %+.2f)\n",

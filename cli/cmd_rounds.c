@@ -120,14 +120,32 @@ static void describe(const iso_json *r, char *out, size_t size)
         snprintf(out + n, size - (size_t)n, ": %s", text(r, "reason"));
 }
 
-static void show_state(const char *line, const char *before, double seconds, bool is_terminal)
+enum { LINE_EVERY_S = 10 }; /* piped: counts that rise within a state */
+
+typedef struct {
+    char line[160];
+    double told_s;
+} watched;
+
+static size_t state_length(const char *line)
+{
+    return strcspn(line, ":");
+}
+
+static void show_state(const char *line, watched *w, double seconds, bool is_terminal)
 {
     char took[32];
+    size_t n = state_length(line);
+    bool is_same_state = n == state_length(w->line) && !strncmp(line, w->line, n);
     iso_duration_text(took, sizeof took, seconds);
-    if (is_terminal)
+    if (is_terminal) {
         fprintf(stderr, "\r\033[K%s, %s", line, took);
-    else if (strcmp(line, before) != 0)
+    } else if (!is_same_state ||
+               (strcmp(line, w->line) != 0 && seconds - w->told_s >= LINE_EVERY_S)) {
         fprintf(stderr, "%s, %s\n", line, took);
+        w->told_s = seconds;
+        snprintf(w->line, sizeof w->line, "%s", line);
+    }
 }
 
 static int run_watch(int argc, char **argv)
@@ -136,7 +154,8 @@ static int run_watch(int argc, char **argv)
     iso_arg_list words = {0};
     bool is_done = false;
     iso_error e;
-    char line[160] = "", before[160] = "";
+    char line[160] = "";
+    watched seen = {0};
     int64_t last = -1;
     iso_err err = iso_args_parse(&watch_spec, argc, argv, &o, &words, &is_done, &e);
     if (err)
@@ -166,8 +185,7 @@ static int run_watch(int argc, char **argv)
         last = integer(newest, "number");
         describe(newest, line, sizeof line);
         if (!o.quiet)
-            show_state(line, before, difftime(time(NULL), start), is_terminal);
-        memcpy(before, line, sizeof before);
+            show_state(line, &seen, difftime(time(NULL), start), is_terminal);
         iso_json_free(reply);
         if (ended || iso_cli_interrupted) {
             if (is_terminal)

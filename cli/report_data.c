@@ -314,14 +314,23 @@ static void judge_candidates(report_data *d)
         for (size_t c = 0; c < d->waves[w].candidate_count; c++) {
             report_candidate *x = &d->waves[w].candidates[c];
             size_t ignored;
-            x->normalised_val = mean_normalised(d, x->refit_val, VALIDATION);
-            x->normalised = mean_normalised(d, x->refit, REFITTED);
-            x->gain_kept = mean_gain(d, x->refit, REFITTED, &ignored);
+            x->refitted_mean.normalised_val = mean_normalised(d, x->refit_val, VALIDATION);
+            x->refitted_mean.normalised = mean_normalised(d, x->refit, REFITTED);
+            x->refitted_mean.gain_kept = mean_gain(d, x->refit, REFITTED, &ignored);
+            x->delivered_mean.normalised_val = mean_normalised(d, x->delivered_val, VALIDATION);
+            x->delivered_mean.normalised = mean_normalised(d, x->delivered, DELIVERED);
+            x->delivered_mean.gain_kept = mean_gain(d, x->delivered, DELIVERED, &ignored);
         }
 }
 
-/* Each method stands at the alpha with the best mean normalised validation score, ties to the
- * smaller (specs/merging.md 3.5): the test images choose nothing. */
+/* Ties go to the smaller alpha. */
+static bool is_better(double score, double alpha, double best, double best_alpha)
+{
+    return score > best || (score >= best && alpha < best_alpha);
+}
+
+/* Each method stands at the alpha with the best mean normalised validation score
+ * (specs/merging.md 3.5): the test images choose nothing. */
 static void choose_methods(report_data *d)
 {
     if (!d->wave_count)
@@ -332,25 +341,23 @@ static void choose_methods(report_data *d)
         size_t m = 0;
         while (m < d->method_count && strcmp(d->methods[m].name, x->method) != 0)
             m++;
+        if (m == REPORT_METHODS_MAX)
+            continue;
+        report_method *method = &d->methods[m];
         if (m == d->method_count) {
-            if (m == REPORT_METHODS_MAX)
-                continue;
-            memcpy(d->methods[m].name, x->method, sizeof x->method);
+            memcpy(method->name, x->method, sizeof x->method);
+            method->refitted = method->delivered = x;
             d->method_count++;
         }
-        const report_candidate *best = d->methods[m].best;
-        if (!best || x->normalised_val > best->normalised_val ||
-            (x->normalised_val >= best->normalised_val && x->alpha < best->alpha))
-            d->methods[m].best = x;
+        if (is_better(x->refitted_mean.normalised_val, x->alpha,
+                      method->refitted->refitted_mean.normalised_val, method->refitted->alpha))
+            method->refitted = x;
+        if (is_better(x->delivered_mean.normalised_val, x->alpha,
+                      method->delivered->delivered_mean.normalised_val, method->delivered->alpha))
+            method->delivered = x;
     }
-    for (size_t m = 0; m < d->method_count; m++) {
-        report_method *x = &d->methods[m];
-        size_t ignored;
-        x->normalised = x->best->normalised;
-        x->normalised_delivered = mean_normalised(d, x->best->delivered, DELIVERED);
-        x->gain_kept = mean_gain(d, x->best->refit, REFITTED, &x->gain_tasks);
-        x->gain_kept_delivered = mean_gain(d, x->best->delivered, DELIVERED, &ignored);
-    }
+    for (size_t m = 0; m < d->method_count; m++)
+        mean_gain(d, d->methods[m].refitted->refit, REFITTED, &d->methods[m].gain_tasks);
 }
 
 iso_err report_gather(const char *dir, const char *const *client_dirs, size_t clients,
@@ -389,8 +396,8 @@ static iso_json *methods_of_task(const report_data *d, size_t t)
     iso_json *merged = iso_json_object();
     for (size_t m = 0; m < d->method_count; m++) {
         iso_json *one = iso_json_object();
-        iso_json_set(one, "delivered", iso_json_real(d->methods[m].best->delivered[t]));
-        iso_json_set(one, "refit", iso_json_real(d->methods[m].best->refit[t]));
+        iso_json_set(one, "delivered", iso_json_real(d->methods[m].delivered->delivered[t]));
+        iso_json_set(one, "refit", iso_json_real(d->methods[m].refitted->refit[t]));
         iso_json_set(merged, d->methods[m].name, one);
     }
     return merged;
@@ -407,9 +414,11 @@ static iso_json *candidates_of_last_wave(const report_data *d)
         iso_json_set(row, "method", iso_json_string(x->method));
         iso_json_set(row, "alpha", iso_json_real(x->alpha));
         iso_json_set(row, "released", iso_json_boolean(x->is_chosen));
-        iso_json_set(row, "mean_normalised_val", iso_json_real(x->normalised_val));
-        iso_json_set(row, "mean_normalised", iso_json_real(x->normalised));
-        iso_json_set(row, "mean_gain_kept", iso_json_real(x->gain_kept));
+        iso_json_set(row, "mean_normalised_val", iso_json_real(x->refitted_mean.normalised_val));
+        iso_json_set(row, "mean_normalised", iso_json_real(x->refitted_mean.normalised));
+        iso_json_set(row, "mean_gain_kept", iso_json_real(x->refitted_mean.gain_kept));
+        iso_json_set(row, "mean_normalised_delivered", iso_json_real(x->delivered_mean.normalised));
+        iso_json_set(row, "mean_gain_kept_delivered", iso_json_real(x->delivered_mean.gain_kept));
         iso_json_push(list, row);
     }
     return list;
@@ -420,7 +429,7 @@ iso_json *report_summary(const report_data *d, double seconds)
     iso_json *o = iso_json_object(), *tasks = iso_json_array(), *sites = iso_json_array();
     iso_json *normalised = iso_json_object(), *delivered = iso_json_object();
     iso_json *kept = iso_json_object(), *alphas = iso_json_object(), *releases = iso_json_array();
-    iso_json *kept_delivered = iso_json_object();
+    iso_json *kept_delivered = iso_json_object(), *alphas_delivered = iso_json_object();
     for (size_t t = 0; t < d->task_count; t++) {
         iso_json *row = iso_json_object();
         iso_json_set(row, "name", iso_json_string(d->tasks[t].name));
@@ -434,11 +443,13 @@ iso_json *report_summary(const report_data *d, double seconds)
     }
     for (size_t m = 0; m < d->method_count; m++) {
         const report_method *x = &d->methods[m];
-        iso_json_set(normalised, x->name, iso_json_real(x->normalised));
-        iso_json_set(delivered, x->name, iso_json_real(x->normalised_delivered));
-        iso_json_set(kept, x->name, iso_json_real(x->gain_kept));
-        iso_json_set(kept_delivered, x->name, iso_json_real(x->gain_kept_delivered));
-        iso_json_set(alphas, x->name, iso_json_real(x->best->alpha));
+        iso_json_set(normalised, x->name, iso_json_real(x->refitted->refitted_mean.normalised));
+        iso_json_set(delivered, x->name, iso_json_real(x->delivered->delivered_mean.normalised));
+        iso_json_set(kept, x->name, iso_json_real(x->refitted->refitted_mean.gain_kept));
+        iso_json_set(kept_delivered, x->name,
+                     iso_json_real(x->delivered->delivered_mean.gain_kept));
+        iso_json_set(alphas, x->name, iso_json_real(x->refitted->alpha));
+        iso_json_set(alphas_delivered, x->name, iso_json_real(x->delivered->alpha));
     }
     for (size_t i = 0; i < d->site_count; i++) {
         iso_json *row = iso_json_object();
@@ -457,6 +468,7 @@ iso_json *report_summary(const report_data *d, double seconds)
     iso_json_set(o, "mean_gain_kept", kept);
     iso_json_set(o, "mean_gain_kept_delivered", kept_delivered);
     iso_json_set(o, "alpha", alphas);
+    iso_json_set(o, "alpha_delivered", alphas_delivered);
     iso_json_set(o, "candidates", candidates_of_last_wave(d));
     iso_json_set(o, "forgetting", iso_json_real(d->forgetting));
     iso_json_set(o, "backward_transfer", iso_json_real(d->backward_transfer));

@@ -36,9 +36,11 @@ typedef struct {
     bool is_chosen;                                              /* became the release */
     double delivered[REPORT_TASKS_MAX], refit[REPORT_TASKS_MAX]; /* as task.own: test or val */
     double refit_val[REPORT_TASKS_MAX], delivered_val[REPORT_TASKS_MAX];
-    /* Means over tasks, heads refitted: what the sites' validation images say (alpha is chosen by
-     * it), and what their test images say. */
-    double normalised_val, normalised, gain_kept;
+    /* Means over tasks: what the sites' validation images say (alpha is chosen by it), and what
+     * their test images say. */
+    struct {
+        double normalised_val, normalised, gain_kept;
+    } refitted_mean, delivered_mean;
 } report_candidate;
 
 typedef struct {
@@ -49,13 +51,13 @@ typedef struct {
     double head_opened_ms, head_ended_ms; /* of the head round before it; 0: none */
 } report_wave;
 
-/* A method at the alpha that the sites' validation images chose. */
+/* A method at the alphas that the sites' validation images chose among the last wave's candidates:
+ * one for those who refit the head, one for those who take the merge as delivered. Gains are over
+ * tasks whose own gain is at least 2 points. */
 typedef struct {
     char name[REPORT_NAME_BYTES];
-    const report_candidate *best;            /* of the last wave */
-    double normalised, normalised_delivered; /* means over tasks */
-    double gain_kept, gain_kept_delivered;   /* over tasks whose own gain is at least 2 points */
-    size_t gain_tasks;                       /* how many those are */
+    const report_candidate *refitted, *delivered;
+    size_t gain_tasks; /* with a gain of 2 points, heads refitted */
 } report_method;
 
 typedef struct {

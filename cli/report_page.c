@@ -83,7 +83,7 @@ static iso_err add_scores(iso_report *r, const report_data *d, iso_error *e)
         grid_pair(&g, x->probe_delivered, x->probe);
         grid_pair(&g, x->own_delivered, x->own);
         for (size_t m = 0; m < d->method_count; m++)
-            grid_pair(&g, d->methods[m].best->delivered[t], d->methods[m].best->refit[t]);
+            grid_pair(&g, d->methods[m].delivered->delivered[t], d->methods[m].refitted->refit[t]);
     }
     char caption[320];
     snprintf(caption, sizeof caption,
@@ -112,7 +112,7 @@ static iso_err add_alphas(iso_report *r, const report_data *d, iso_error *e)
         for (size_t c = 0; c < w->candidate_count; c++)
             if (!strcmp(w->candidates[c].method, d->methods[m].name)) {
                 x[m][n] = w->candidates[c].alpha;
-                y[m][n++] = 100 * w->candidates[c].normalised;
+                y[m][n++] = 100 * w->candidates[c].refitted_mean.normalised;
             }
         if (n == 1) {
             x[m][0] = 0;
@@ -138,38 +138,35 @@ static iso_err add_alphas(iso_report *r, const report_data *d, iso_error *e)
 
 static iso_err add_methods(iso_report *r, const report_data *d, iso_error *e)
 {
-    static const char *const header[] = {"method",           "alpha",     "normalised",
-                                         "as delivered",     "gain kept", "as delivered",
+    static const char *const header[] = {"method", "alpha", "normalised", "gain kept",
                                          "tasks with a gain"};
     static const char *const series[] = {"mean normalised accuracy", "mean gain kept"};
     const char *groups[REPORT_METHODS_MAX];
     double values[2 * REPORT_METHODS_MAX];
     grid g;
     iso_buf svg = {0};
-    if (!grid_open(&g, d->method_count ? d->method_count : 1, 7)) {
+    if (!grid_open(&g, d->method_count ? d->method_count : 1, 5)) {
         grid_close(&g);
         return iso_nomem(e, 4096);
     }
     for (size_t m = 0; m < d->method_count; m++) {
         const report_method *x = &d->methods[m];
+        const report_candidate *raw = x->delivered, *refit = x->refitted;
         groups[m] = x->name;
-        values[2 * m] = 100 * x->normalised;
-        values[2 * m + 1] = 100 * x->gain_kept;
+        values[2 * m] = 100 * refit->refitted_mean.normalised;
+        values[2 * m + 1] = 100 * refit->refitted_mean.gain_kept;
         grid_text(&g, x->name);
-        snprintf(grid_next(&g), sizeof *g.text, "%.3g", x->best->alpha);
-        grid_share(&g, x->normalised);
-        grid_share(&g, x->normalised_delivered);
-        grid_share(&g, x->gain_kept);
-        grid_share(&g, x->gain_kept_delivered);
+        snprintf(grid_next(&g), sizeof *g.text, "%.3g / %.3g", raw->alpha, refit->alpha);
+        grid_pair(&g, raw->delivered_mean.normalised, refit->refitted_mean.normalised);
+        grid_pair(&g, raw->delivered_mean.gain_kept, refit->refitted_mean.gain_kept);
         snprintf(grid_next(&g), sizeof *g.text, "%zu of %zu", x->gain_tasks, d->task_count);
     }
     iso_err err = iso_report_table(
         r,
-        "Per cent. normalised: merged / own; gain kept: (merged - probe) / (own - probe), over "
-        "tasks "
-        "whose own gain is at least 2 points. Each method at the alpha that the sites' validation "
-        "images chose.",
-        header, 7, g.cells, d->method_count, e);
+        "Per cent, as delivered / with the head refitted, each at the alpha that the sites' "
+        "validation images chose for that use. normalised: merged / own; gain kept: (merged - "
+        "probe) / (own - probe), over tasks whose own gain is at least 2 points.",
+        header, 5, g.cells, d->method_count, e);
     iso_plot plot = {.title = "Merge methods side by side", .y_label = "per cent"};
     if (!err)
         err = iso_svg_bars(&svg, &plot, groups, d->method_count, series, 2, values, e);

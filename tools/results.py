@@ -49,10 +49,12 @@ def main():
             + [pair([t["merged"][m]["delivered"] for t in tasks],
                     [t["merged"][m]["refit"] for t in tasks]) for m in methods])
     print()
-    row(["method", "alpha", "normalised: delivered", "refitted", "gain kept: delivered", "refitted"])
-    row(["---"] * 6)
+    row(["method", "alpha: delivered", "refitted", "normalised: delivered", "refitted",
+         "gain kept: delivered", "refitted"])
+    row(["---"] * 7)
     for m in methods:
-        row([m, ", ".join(f"{run['alpha'][m]:g}" for run in runs)]
+        row([m] + [", ".join(f"{run[key][m]:g}" for run in runs)
+                   for key in ("alpha_delivered", "alpha")]
             + [text([run[key].get(m) for run in runs]) for key in
                ("mean_normalised_delivered", "mean_normalised", "mean_gain_kept_delivered",
                 "mean_gain_kept")])
