@@ -36,7 +36,11 @@ void iso_model_fold(iso_model *m, const float *params)
     if (!m->adapter)
         return;
     fold_job j = {m, params ? params : m->adapter->params};
-    iso_parallel_for(m->backbone->matrix_count, 1, fold_item, &j);
+    m->params = j.params;
+    if (!iso_adapter_runs(m->adapter))
+        iso_parallel_for(m->backbone->matrix_count, 1, fold_item, &j);
+    else if (m->derived)
+        m->adapter->kind->derive(m->adapter, m->params, m->trains, m->derived);
 }
 
 /* True when the modules of matrix i can be folded in panels. */
@@ -54,7 +58,7 @@ static iso_err own_weights(iso_model *m, size_t i, bool trains, iso_error *e)
 {
     const iso_packed *frozen = &m->backbone->matrices[i];
     iso_packed *w = &m->weights[i];
-    bool is_adapted = m->adapter && m->adapter->is_adapted[i];
+    bool is_adapted = m->adapter && !iso_adapter_runs(m->adapter) && m->adapter->is_adapted[i];
     bool has_panels = frozen->forward != NULL;
     size_t in = frozen->in, out = frozen->out;
     *w = *frozen;
@@ -101,6 +105,12 @@ iso_err iso_model_open(iso_model **out, const iso_backbone *b, const iso_adapter
         m->weights[i] = b->matrices[i];
         err = own_weights(m, i, trains, e);
     }
+    m->trains = trains;
+    size_t derived = a && iso_adapter_runs(a) && a->kind->derived_floats
+                         ? a->kind->derived_floats(a, trains)
+                         : 0;
+    if (!err && derived && !(m->derived = iso_arena_alloc(&m->arena, derived, sizeof(float))))
+        err = iso_nomem(e, derived * sizeof(float));
     if (err) {
         iso_model_close(m);
         return err;

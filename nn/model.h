@@ -23,12 +23,19 @@ typedef struct {
     uint32_t *lengths; /* (n), owned; NULL: all tokens are there */
 } iso_prefix;
 
+/* What the first of two passes gives, kept once (TOAST; specs/toast.md 9). */
+typedef struct {
+    size_t n;
+    float *z; /* (n, tokens, dim), owned; NULL: nothing kept */
+} iso_first_pass;
+
 /* Where images come from: pixels, or a prefix where that is not NULL and holds something. */
 typedef struct {
     size_t n;
     iso_pixels_fn *pixels;
     void *ctx;
     const iso_prefix *prefix;
+    const iso_first_pass *first_pass; /* NULL or empty: computed each time */
 } iso_source;
 
 /* `a` may be NULL. Both are borrowed. trains: panels for the backward are made as well. */
@@ -62,6 +69,17 @@ iso_err iso_model_prefix(const iso_model *m, const iso_source *s, size_t block, 
                          iso_prefix *p, iso_error *e) ISO_MUST_CHECK;
 void iso_prefix_free(iso_prefix *p); /* zeroed struct is fine */
 
+/* The first of two passes of all images of `s`, where it fits in budget_bytes and the adapter's
+ * kind has two (else f->z stays NULL and ISO_OK). Not for samples of different lengths. */
+iso_err iso_model_first_pass(const iso_model *m, const iso_source *s, size_t budget_bytes,
+                             iso_first_pass *f, iso_error *e) ISO_MUST_CHECK;
+void iso_first_pass_free(iso_first_pass *f); /* zeroed struct is fine */
+
+/* What the adapter's kind shows of its forward (iso_adapter_kind.observe): out (n, observed) of all
+ * images of `s`. Only for kinds that run. */
+iso_err iso_model_observe(const iso_model *m, const iso_source *s, float *out,
+                          iso_error *e) ISO_MUST_CHECK;
+
 /* ---- training ---- */
 
 /* Workspaces of iso_threads() workers, allocated once. */
@@ -93,6 +111,10 @@ typedef struct {
     float *grads;
     size_t stride, extra;
     double *losses; /* one per micro-batch */
+    /* Two-pass kinds: a loss of the first pass too, z (n, ..) with the first tokens ldz apart; it
+     * trains `extra` alone. NULL: none. */
+    double (*first_loss)(void *ctx, size_t first, size_t n, const float *z, size_t ldz,
+                         float *extra);
 } iso_gradient_job;
 double iso_model_gradient(const iso_model *m, iso_work *w, const iso_gradient_job *job);
 

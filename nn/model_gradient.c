@@ -41,9 +41,25 @@ static void gradient_item(void *ctx, size_t item, int worker)
     iso_pass p = {
         .weights = m->weights, .first = iso_source_first(j->source), .read = w->read, .keep = true};
     iso_work_load(m, j->source, j->idx + begin, n, j->draw, &p, w, worker);
+    iso_adapter_run r;
+    iso_pass_hooks h;
+    double first = 0.0;
+    bool runs = iso_model_runs(m);
+    if (runs) {
+        iso_work_begin(m, j->source, j->idx + begin, n, &p, w, worker, grad, j->n, &r, &h);
+        if (j->first_loss)
+            first = j->first_loss(j->loss_ctx, begin, n, base + w->z, r.tokens * b->shape.dim,
+                                  grad + params);
+    }
     b->family->forward(b, &p, n, base, base + w->out);
     j->losses[item] = j->loss(j->loss_ctx, begin, n, base + w->out, base + w->dout, grad + params);
-    if (params) {
+    if (runs) {
+        iso_backward back = iso_run_backward(&r);
+        b->family->backward(b, &p, &back, n, base, base + w->dout);
+        if (m->adapter->kind->finish)
+            m->adapter->kind->finish(&r);
+        j->losses[item] += first + r.loss;
+    } else if (params) {
         module_ctx mc = {m, grad, base + w->scratch};
         iso_backward back = {.is_adapted = m->adapter->is_adapted, .grad = module_grad, .ctx = &mc};
         b->family->backward(b, &p, &back, n, base, base + w->dout);

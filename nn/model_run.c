@@ -43,6 +43,11 @@ iso_err iso_work_open_as(iso_work **out, const iso_model *m, size_t read, bool k
     w->read = read;
     w->micro = micro;
     size_t at = round16(b->family->workspace_floats(b, &p, micro));
+    if (m->adapter && iso_model_runs(m)) { /* the first of two passes reads all tokens */
+        iso_pass all = {.weights = m->weights, .read = s->tokens};
+        size_t floats = round16(b->family->workspace_floats(b, &all, micro));
+        at = m->adapter->kind->is_two_pass && floats > at ? floats : at;
+    }
     w->pixels = at;
     at += round16(micro * s->sample);
     w->out = at;
@@ -50,8 +55,9 @@ iso_err iso_work_open_as(iso_work **out, const iso_model *m, size_t read, bool k
     w->dout = at;
     at += keep ? round16(micro * read * s->feature) : 0;
     w->scratch = at;
-    if (keep && m->adapter)
+    if (m->adapter && (keep || iso_model_runs(m)))
         at += round16(m->adapter->kind->scratch_floats(m->adapter, micro * s->tokens));
+    at = iso_work_reserve(w, m, at);
     w->floats = at;
     w->data = iso_alloc_aligned(w->workers * at, sizeof *w->data);
     w->idx = iso_calloc(w->workers * micro, sizeof *w->idx);
@@ -123,7 +129,8 @@ typedef struct {
     const uint32_t *idx; /* NULL: in order */
     size_t n, first;
     iso_work *work;
-    float *out; /* (n, read, dim) */
+    float *out;      /* (n, read, dim) */
+    float *observed; /* NULL, or what the kind shows: then `out` is one micro-batch's scratch */
 } run_job;
 
 static void run_item(void *ctx, size_t item, int worker)
@@ -138,7 +145,16 @@ static void run_item(void *ctx, size_t item, int worker)
         idx[i] = j->idx ? j->idx[begin + i] : (uint32_t)(begin + i);
     iso_pass p = {.weights = j->model->weights, .first = j->first, .read = w->read};
     iso_work_load(j->model, j->source, idx, n, 0, &p, w, worker);
-    b->family->forward(b, &p, n, base, j->out + begin * w->read * b->shape.feature);
+    iso_adapter_run r;
+    iso_pass_hooks h;
+    if (iso_model_runs(j->model))
+        iso_work_begin(j->model, j->source, idx, n, &p, w, worker, NULL, n, &r, &h);
+    float *out = j->observed ? base + w->out : j->out + begin * w->read * b->shape.feature;
+    b->family->forward(b, &p, n, base, out);
+    if (j->observed) {
+        const iso_adapter *a = j->model->adapter;
+        a->kind->observe(&r, j->observed + begin * a->kind->observed(a));
+    }
 }
 
 static void run_in(const iso_model *m, iso_work *w, const iso_source *s, const uint32_t *idx,
@@ -152,6 +168,26 @@ static void run_in(const iso_model *m, iso_work *w, const iso_source *s, const u
                  .work = w,
                  .out = out};
     iso_parallel_for((n + w->micro - 1) / w->micro, 1, run_item, &j);
+}
+
+iso_err iso_model_observe(const iso_model *m, const iso_source *s, float *out, iso_error *e)
+{
+    iso_work *w = NULL;
+    assert(iso_model_runs(m) && m->adapter->kind->observe);
+    if (s->n == 0)
+        return ISO_OK;
+    iso_err err = iso_work_open_as(&w, m, 1, false, e);
+    if (err)
+        return err;
+    run_job j = {.model = m,
+                 .source = s,
+                 .n = s->n,
+                 .first = iso_source_first(s),
+                 .work = w,
+                 .observed = out};
+    iso_parallel_for((s->n + w->micro - 1) / w->micro, 1, run_item, &j);
+    iso_work_close(w);
+    return ISO_OK;
 }
 
 static iso_err run(const iso_model *m, const iso_source *s, const uint32_t *idx, size_t n,

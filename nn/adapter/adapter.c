@@ -19,8 +19,8 @@ bool iso_adapter_matches(const char *module, const char *target)
     return t == m || module[m - t - 1] == '.';
 }
 
-static iso_err start(iso_adapter **out, const iso_backbone *b, const iso_adapter_kind *kind,
-                     iso_error *e)
+iso_err iso_adapter_blank(iso_adapter **out, const iso_backbone *b, const iso_adapter_kind *kind,
+                          iso_error *e)
 {
     iso_adapter *a = iso_calloc(1, sizeof *a);
     if (!a)
@@ -37,17 +37,17 @@ static iso_err start(iso_adapter **out, const iso_backbone *b, const iso_adapter
 }
 
 /* What follows from the modules that the kind took. */
-static void finish(iso_adapter *a)
+void iso_adapter_settle(iso_adapter *a)
 {
     const iso_backbone *b = a->backbone;
     if (!a->decay_count)
         a->decay_count = a->param_count;
-    if (a->lowest_block) /* the kind knows better */
-        return;
     a->lowest_block = b->shape.depth;
     for (size_t i = 0; i < b->module_count; i++)
         if (a->is_adapted[b->modules[i].matrix] && b->modules[i].block < a->lowest_block)
             a->lowest_block = b->modules[i].block;
+    if (a->kind->first_block)
+        a->lowest_block = a->kind->first_block(a, a->lowest_block);
 }
 
 iso_err iso_adapter_create(iso_adapter **out, const iso_backbone *b, const iso_adapter_options *o,
@@ -57,7 +57,7 @@ iso_err iso_adapter_create(iso_adapter **out, const iso_backbone *b, const iso_a
     if (!kind)
         return iso_fail(e, ISO_ERR_USAGE, "adapter kind \"%.40s\" is not known", o->kind);
     iso_adapter *a = NULL;
-    iso_err err = start(&a, b, kind, e);
+    iso_err err = iso_adapter_blank(&a, b, kind, e);
     if (err)
         return err;
     err = kind->create(a, o, e);
@@ -65,7 +65,7 @@ iso_err iso_adapter_create(iso_adapter **out, const iso_backbone *b, const iso_a
         iso_adapter_close(a);
         return err;
     }
-    finish(a);
+    iso_adapter_settle(a);
     *out = a;
     return ISO_OK;
 }
@@ -81,7 +81,7 @@ iso_err iso_adapter_from_peft(iso_adapter **out, const iso_backbone *b, const is
     if (!kind)
         return iso_fail(e, ISO_ERR_DATA, "peft_type \"%.40s\" is not supported", p->peft_type);
     iso_adapter *a = NULL;
-    iso_err err = start(&a, b, kind, e);
+    iso_err err = iso_adapter_blank(&a, b, kind, e);
     if (err)
         return err;
     err = kind->from_peft(a, p, e);
@@ -89,7 +89,7 @@ iso_err iso_adapter_from_peft(iso_adapter **out, const iso_backbone *b, const is
         iso_adapter_close(a);
         return err;
     }
-    finish(a);
+    iso_adapter_settle(a);
     *out = a;
     return ISO_OK;
 }
@@ -106,7 +106,7 @@ static iso_err from_parts(iso_adapter **out, const iso_backbone *b, const iso_pe
     if (!kind)
         return iso_fail(e, ISO_ERR_DATA, "peft_type \"%.40s\" is not supported", p->peft_type);
     iso_adapter *a = NULL;
-    iso_err err = start(&a, b, kind, e);
+    iso_err err = iso_adapter_blank(&a, b, kind, e);
     if (err)
         return err;
     err = kind->from_parts(a, p, e);
@@ -114,7 +114,7 @@ static iso_err from_parts(iso_adapter **out, const iso_backbone *b, const iso_pe
         iso_adapter_close(a);
         return err;
     }
-    finish(a);
+    iso_adapter_settle(a);
     *out = a;
     return ISO_OK;
 }

@@ -32,6 +32,17 @@ typedef struct {
     size_t first_block;         /* blocks below stay frozen */
     uint64_t seed;
     iso_factor_form form; /* factorised; rank is its k */
+    /* DATA (0: the default of nn/adapter/data.h) */
+    size_t rank_lo, rank_hi, prompts, gap;
+    bool is_sum;       /* gates by the published sum over tokens instead of the mean */
+    double ortho;      /* weight of the orthogonality penalty */
+    double fixed_gate; /* above 0: all gates are this constant (the control) */
+    /* TOAST (nn/adapter/toast.h) */
+    bool is_full;       /* train F and G whole; else low-rank parts of `rank` beside them */
+    bool trains_P;      /* and the transform after the selection */
+    bool is_bias_twice; /* value bias as in the published vision code */
+    double recon;       /* weight of the reconstruction term: stage 1; 0: stage 2 */
+    const float *xi;    /* (dim), where the selection starts; NULL: random */
 } iso_adapter_options;
 
 /* One micro-batch through a kind that runs: made by the model, one thread, one pass. */
@@ -46,6 +57,7 @@ typedef struct {
     float *work, *scratch;     /* run_floats, scratch_floats */
     float *grad;               /* (param_count), added to; NULL without a backward */
     size_t batch;              /* images of the whole batch, for terms that are means */
+    const float *z;            /* two-pass kinds: tokens of the first pass */
     double loss;               /* the kind's own terms of the loss, times batch */
 } iso_adapter_run;
 
@@ -74,11 +86,14 @@ typedef struct {
     iso_err (*from_parts)(iso_adapter *a, const iso_peft_parts *p, iso_error *e) ISO_MUST_CHECK;
     iso_err (*to_parts)(const iso_adapter *a, iso_arena *arena, iso_json *config,
                         iso_named_tensor **tensors, size_t *count, iso_error *e) ISO_MUST_CHECK;
+    /* The block from which the adapter needs hidden states, where that lies below the lowest
+     * adapted one. NULL: there. */
+    size_t (*first_block)(const iso_adapter *a, size_t lowest);
     bool folds_whole; /* `fold` needs W: what it adds is no product of thin factors */
 
     /* ---- kinds that run; all NULL: the kind only folds ---- */
     bool is_two_pass; /* a frozen pass goes first; `select` gets its final norm's tokens */
-    size_t (*run_floats)(const iso_adapter *a, size_t images, bool trains);
+    size_t (*run_floats)(const iso_adapter *a, size_t images, bool trains); /* as in the run */
     /* Numbers that follow from params once a step; derived_floats 0: none. */
     size_t (*derived_floats)(const iso_adapter *a, bool trains);
     void (*derive)(const iso_adapter *a, const float *params, bool trains, float *derived);
@@ -143,6 +158,10 @@ void iso_adapter_close(iso_adapter *a); /* NULL is fine */
 extern const iso_adapter_kind *const iso_adapter_kinds[]; /* ends with NULL */
 const iso_adapter_kind *iso_adapter_kind_find(const char *name);
 
+/* An adapter without anything, to be laid out by its kind, and then settled. */
+iso_err iso_adapter_blank(iso_adapter **out, const iso_backbone *b, const iso_adapter_kind *kind,
+                          iso_error *e) ISO_MUST_CHECK;
+void iso_adapter_settle(iso_adapter *a);
 /* True when the adapter computes beside the weights: the model needs hooks. */
 bool iso_adapter_runs(const iso_adapter *a);
 

@@ -26,6 +26,7 @@ typedef struct {
     double rtol;
     size_t compared, failed;
     double worst; /* relative difference */
+    char worst_name[96];
 } golden_case;
 
 typedef void golden_fn(golden_case *c);
@@ -140,7 +141,10 @@ static inline void golden_compare_f64(golden_case *c, const char *name, const do
     free(want);
     bool is_good = norm > 0 ? sqrt(diff) <= c->rtol * sqrt(norm) : diff == 0;
     double off = norm > 0 ? sqrt(diff / norm) : sqrt(diff);
-    c->worst = off > c->worst || isnan(off) ? off : c->worst;
+    if (off > c->worst || isnan(off)) {
+        c->worst = off;
+        snprintf(c->worst_name, sizeof c->worst_name, "%s", name);
+    }
     c->compared++;
     if (!is_good) {
         printf("FAILED: %s: %s is %.2e off, allowed %.0e\n", c->name, name, off, c->rtol);
@@ -193,7 +197,8 @@ static inline void golden_one(const char *folder, const iso_json *j, golden_fn *
         printf("FAILED: %s\n", c.name);
         (*failed)++;
     } else {
-        printf("  %-28s %3zu tensors, worst %.1e of %.0e\n", c.name, c.compared, c.worst, c.rtol);
+        printf("  %-28s %3zu tensors, worst %.1e of %.0e %s\n", c.name, c.compared, c.worst, c.rtol,
+               c.worst_name);
         (*passed)++;
     }
     iso_safetensors_close(&c.st);

@@ -125,7 +125,7 @@ static void factorised_identity(golden_case *c)
 
 static float *factor(const golden_case *c, const char *letter, size_t n)
 {
-    char name[32];
+    char name[64];
     snprintf(name, sizeof name, "%s.%zu", letter, n);
     return golden_f32(c, name, NULL);
 }
@@ -140,7 +140,7 @@ static void centralize(golden_case *c)
     bool is_lora = strcmp(golden_text(c, "form"), "lora") == 0;
     assert_true(N <= MAX);
     for (size_t n = 0; n < N; n++) {
-        char name[32];
+        char name[64];
         snprintf(name, sizeof name, "%s.%zu", is_lora ? "A" : "s", n);
         changes[n].k = golden_need(c, name)->shape[0];
         changes[n].scale = golden_number(c, "scale", 1);
