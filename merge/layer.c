@@ -20,6 +20,9 @@ iso_err iso_layer_dense(const iso_method *method, const iso_method_args *a, cons
 {
     *r = (iso_decisions){.rank_tol = d->rank_tol, .smallest = 1.0};
     iso_method_args alone = *a;
+    iso_err unfit = method->check ? method->check(a, d->T, e) : ISO_OK;
+    if (unfit)
+        return unfit;
     iso_err err = a->survey ? ISO_OK : iso_survey_one(method, &alone, d, scratch, e);
     if (err)
         return err;
@@ -212,34 +215,6 @@ static iso_err cores_make(const stack *s, bool is_sum_enough, double rank_tol, c
     return ISO_OK;
 }
 
-/* D = U S V' of a (kb, ka) matrix as an ordered product. */
-static iso_err product_of(const double *D, size_t kb, size_t ka, double rank_tol, double noise,
-                          size_t cap, iso_product *p, char *route, iso_arena *scratch, iso_error *e)
-{
-    iso_thin t = {0};
-    size_t q = kb < ka ? kb : ka;
-    iso_err err = iso_thin_svd(kb, ka, D, rank_tol, noise, cap && cap < q ? cap : q, ISO_WISH_AUTO,
-                               &t, scratch, e);
-    size_t count = cap && cap < t.rank ? cap : t.rank;
-    if (!err)
-        err = iso_thin_far(&t, D, count, scratch, e);
-    if (err)
-        return err;
-    for (size_t i = 0; i < count; i++) {
-        double root = sqrt(t.S[i]);
-        for (size_t j = 0; j < kb; j++)
-            t.Ut[i * kb + j] *= root;
-        for (size_t j = 0; j < ka; j++)
-            t.Vt[i * ka + j] *= root;
-    }
-    *p = (iso_product){.c = count, .left = t.Ut, .right = t.Vt, .is_ordered = true};
-    if (route)
-        strcpy(route, t.route == ISO_ROUTE_GRAM  ? "gram"
-                      : t.route == ISO_ROUTE_SVD ? "svd"
-                                                 : "zero");
-    return ISO_OK;
-}
-
 /* Rank cap and energy (users.md U91). An ordered product is cut; another is decomposed first. */
 static iso_err truncate_core(const iso_lora_stack *in, size_t kb, size_t ka, double rank_tol,
                              iso_layer_factors *f, iso_arena *scratch, iso_error *e)
@@ -257,8 +232,8 @@ static iso_err truncate_core(const iso_lora_stack *in, size_t kb, size_t ka, dou
             return iso_nomem(e, kb * ka * sizeof *D);
         iso_la_gemm(ISO_TRANSPOSED, ISO_AS_IS, kb, ka, p->c, 1.0, p->left, kb, p->right, ka, 0.0, D,
                     ka);
-        iso_err err = product_of(D, kb, ka, rank_tol, 0.0, has_energy ? 0 : in->rank_cap, p, NULL,
-                                 scratch, e);
+        iso_err err = iso_product_of(kb, ka, D, rank_tol, 0.0, has_energy ? 0 : in->rank_cap, p,
+                                     NULL, scratch, e);
         if (err)
             return err;
         if (f->full_rank > q)
@@ -340,12 +315,29 @@ static iso_err merge_products(const iso_method *method, const iso_method_args *a
     if (err)
         return err;
     out->norm = iso_norm(D, in->m * in->n);
-    err = product_of(D, in->m, in->n, r->rank_tol, 0.0, 0, &out->product, route, scratch, e);
+    err = iso_product_of(in->m, in->n, D, r->rank_tol, 0.0, 0, &out->product, route, scratch, e);
     if (err)
         return err;
     r->kept = out->product.c;
     snprintf(r->route + strlen(r->route), sizeof r->route - strlen(r->route), "+%.16s", route);
     return truncate_core(in, in->m, in->n, r->rank_tol, out, scratch, e);
+}
+
+/* Methods that want the factors themselves, in the layer's own coordinates. */
+static iso_err merge_whole(const iso_method *method, const iso_method_args *a, const stack *s,
+                           iso_layer_factors *out, iso_decisions *r, iso_arena *scratch,
+                           iso_error *e)
+{
+    const iso_lora_stack *in = s->in;
+    iso_deltas d;
+    iso_err err = deltas_of(s, r->rank_tol, &d, scratch, e);
+    if (!err)
+        err = method->core(&d, a, &out->product, r, scratch, e);
+    if (!err)
+        err = product_norm(&out->product, in->m, in->n, &out->norm, scratch, e);
+    if (!err)
+        err = truncate_core(in, in->m, in->n, r->rank_tol, out, scratch, e);
+    return err;
 }
 
 iso_err iso_layer_merge_factors(const iso_method *method, const iso_method_args *a,
@@ -381,6 +373,8 @@ iso_err iso_layer_merge_factors(const iso_method *method, const iso_method_args 
     strcpy(r->route, "zero");
     if (s.R == 0)
         return ISO_OK;
+    if (method->wants_factors)
+        return merge_whole(method, a, &s, out, r, scratch, e);
     if (!is_linear && !method->core)
         return merge_products(method, a, &s, out, r, scratch, e);
     if (is_linear) {
@@ -404,8 +398,8 @@ iso_err iso_layer_merge_factors(const iso_method *method, const iso_method_args 
         return err;
     char core_route[ISO_ROUTE_TEXT] = "";
     if (is_linear) {
-        err = product_of(c.sum, c.b.k, c.a.k, rank_tol, c.deltas.noise, 0, &out->product, r->route,
-                         scratch, e);
+        err = iso_product_of(c.b.k, c.a.k, c.sum, rank_tol, c.deltas.noise, 0, &out->product,
+                             r->route, scratch, e);
         r->rank = r->kept = out->product.c;
     } else {
         err = method->core(&c.deltas, a, &out->product, r, scratch, e);

@@ -8,7 +8,7 @@
 enum { BLOCK_VALUES = 1 << 14 };
 
 /* Blocks of factors are whole rows; a transposed weight is one block. */
-static size_t block_of(const iso_deltas *d)
+size_t iso_entries_block(const iso_deltas *d)
 {
     size_t count = d->m * d->n, rows = d->n ? BLOCK_VALUES / d->n : 0;
     if (d->is_transposed && !d->factors)
@@ -21,7 +21,7 @@ static size_t block_of(const iso_deltas *d)
 iso_err iso_entries_walk(const iso_deltas *d, iso_entries_fn *fn, void *ctx, iso_arena *scratch,
                          iso_error *e)
 {
-    size_t count = d->m * d->n, block = block_of(d);
+    size_t count = d->m * d->n, block = iso_entries_block(d);
     double **x = iso_arena_alloc(scratch, d->T + 1, sizeof(double *));
     double *values = iso_arena_alloc(scratch, d->T * block + 1, sizeof *values);
     if (!x || !values)

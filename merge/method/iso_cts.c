@@ -4,6 +4,7 @@
  *   M = sum_t D_t = U S V'; Uc, Sc, Vc its first k triples
  *   X_t = D_t - Uc Uc' D_t = U_t S_t V_t', first p triples, p = rint((q - floor(q f)) / T)
  *   D = alpha sigma polar([U_1 .. U_T, Uc]) polar([V_1; ..; V_T; Vc]), sigma = mean of all S
+ *   partly flattened (3.4): alpha polar(..) diag((1 - beta) S + beta sigma) polar(..)
  *
  * Singular vectors are rows here (merge/linalg). What makes it cheap and stays exact:
  *   wide M   Uc and its complement Q are the eigenvectors of M M', so X_t is Q (Q' D_t): only
@@ -19,7 +20,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { ALPHA, COMMON_FRACTION };
+enum { ALPHA, COMMON_FRACTION, BETA };
 
 /* Residuals of a task that M's common part spans entirely are rounding; how large that is grows
  * with the condition of M. Never above this: real directions are kept. */
@@ -341,7 +342,7 @@ static void scale(cts *c, iso_product *out)
             s = c->a->gain_cap * c->S[i];
             c->r->capped++;
         }
-        s *= c->a->value[ALPHA];
+        s = c->a->value[ALPHA] * ((1.0 - c->a->value[BETA]) * c->S[i] + c->a->value[BETA] * s);
         double root = sqrt(fabs(s)), sign = s < 0.0 ? -1.0 : 1.0;
         for (size_t j = 0; j < c->d->m; j++)
             c->left[i * c->d->m + j] *= root;
@@ -417,10 +418,12 @@ static iso_err core(const iso_deltas *d, const iso_method_args *a, iso_product *
 }
 
 static const iso_method_param params[] = {
-    [ALPHA] = {"alpha", "scale of the merged update", 1.0, -100, 100, false},
+    [ALPHA] = {"alpha", "scale of the merged update", 1.0, -100, 100, false, NULL},
     [COMMON_FRACTION] = {"common_fraction",
                          "share of the directions taken from the sum; the rest is the tasks' own",
-                         0.8, 0, 1, false},
+                         0.8, 0, 1, false, NULL},
+    [BETA] = {"beta", "how far the spectrum is flattened: S* becomes (1 - beta) S* + beta sigma",
+              1.0, 0, 1, false, NULL},
     {.name = NULL},
 };
 

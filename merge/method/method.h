@@ -34,7 +34,8 @@ typedef struct {
     const char *name, *help;
     double otherwise; /* default */
     double min, max;
-    bool is_whole; /* takes whole numbers only */
+    bool is_whole;            /* takes whole numbers only */
+    const char *const *words; /* or NULL; the value is then the index of a word */
 } iso_method_param;
 
 typedef struct {
@@ -131,7 +132,8 @@ typedef struct iso_method {
     iso_method_needs needs;
     const iso_method_param *params; /* ends with name NULL */
     bool has_convention;
-    bool has_votes; /* weights are votes: they do not scale the updates */
+    bool wants_factors; /* core gets LoRA in the layer's own coordinates, as factors */
+    bool has_votes;     /* weights are votes: they do not scale the updates */
     iso_method_takes takes;
     /* May be NULL. Parameters that do not fit the number of inputs: ISO_ERR_USAGE. */
     iso_err (*check)(const iso_method_args *a, size_t T, iso_error *e);
@@ -146,8 +148,17 @@ typedef struct iso_method {
     void (*entries)(const iso_entries *x, const iso_method_args *a, double *out);
 } iso_method;
 
+/* ---- product.c ---- */
+/* Singular triples of D (m, n) over its rank, at most `cap` (0: all). route may be NULL. */
+iso_err iso_product_of(size_t m, size_t n, const double *D, double rank_tol, double noise,
+                       size_t cap, iso_product *p, char *route, iso_arena *scratch,
+                       iso_error *e) ISO_MUST_CHECK;
+void iso_route_of(const iso_thin *t, char *route);
+
 /* ---- entries.c ---- */
 typedef iso_err iso_entries_fn(void *ctx, const iso_entries *x, iso_error *e);
+/* Entries of a task in one block. */
+size_t iso_entries_block(const iso_deltas *d);
 /* Calls fn for every block of d in order; ISO_ERR_NONFINITE with the input's number. */
 iso_err iso_entries_walk(const iso_deltas *d, iso_entries_fn *fn, void *ctx, iso_arena *scratch,
                          iso_error *e) ISO_MUST_CHECK;
@@ -178,6 +189,11 @@ void iso_method_defaults(const iso_method *m, iso_method_args *a);
 /* Unknown name or value out of range: ISO_ERR_USAGE with the range or the nearest name. */
 iso_err iso_method_set(const iso_method *m, iso_method_args *a, const char *param, double value,
                        iso_error *e) ISO_MUST_CHECK;
+/* The same from text: a number, or one of the parameter's words. */
+iso_err iso_method_set_text(const iso_method *m, iso_method_args *a, const char *param,
+                            const char *text, iso_error *e) ISO_MUST_CHECK;
+/* The word that stands for a value, or NULL where the parameter is a number. */
+const char *iso_method_word(const iso_method_param *p, double value);
 /* Value by name; `otherwise` where the method has no such parameter. */
 double iso_method_get(const iso_method *m, const iso_method_args *a, const char *param,
                       double otherwise);

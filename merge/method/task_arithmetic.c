@@ -8,7 +8,7 @@ static void coefficients(const iso_method_args *a, const double *weights, size_t
 }
 
 static const iso_method_param params[] = {
-    {"alpha", "scale of the sum", 0.3, -100, 100, false},
+    {"alpha", "scale of the sum", 0.3, -100, 100, false, NULL},
     {.name = NULL},
 };
 
