@@ -2,9 +2,11 @@
 #include "cli/command.h"
 #include "cli/merge_inputs.h"
 #include "cli/merge_report.h"
+#include "cli/merge_tensors.h"
 #include "cli/table.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "merge/robust/robust.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -12,12 +14,13 @@
 #include <string.h>
 
 typedef struct {
-    const char *method, *out, *alpha, *common_fraction, *beta, *base, *dtype;
-    iso_arg_list set, weights;
+    const char *method, *aggregate, *out, *alpha, *common_fraction, *beta, *base, *dtype;
+    iso_arg_list set, weights, layer_alpha;
     int convention, compat;
     int64_t rank, threads;
-    double energy;
-    bool list, allow_missing, any_base, transposed, dry_run, json, quiet;
+    double energy, norm_cap, floor, gain_cap;
+    uint64_t memory_limit;
+    bool list, allow_missing, any_base, transposed, dry_run, resume, digests, json, quiet;
 } options;
 
 static const char *const conventions[] = {"auto", "dense", "rank", NULL};
@@ -27,16 +30,27 @@ static const char *const compats[] = {"default", "reference", NULL};
 static const iso_arg_row rows[] = {
     {"method", 'm', ISO_ARG_STRING, AT(method), "NAME", "how to merge; --list shows them", 0, 0,
      NULL},
+    {"aggregate", 0, ISO_ARG_STRING, AT(aggregate), "RULE",
+     "inputs are updates of one task: by a rule inside a task instead of a method", 0, 0, NULL},
     {"list", 0, ISO_ARG_FLAG, AT(list), NULL,
      "the methods with parameters, defaults, needs and source", 0, 0, NULL},
     {"out", 'o', ISO_ARG_STRING, AT(out), "OUT",
-     "PEFT folder, or .safetensors file for whole tensors", 0, 0, NULL},
+     "PEFT folder; for whole tensors a .safetensors file, or a folder sharded as the first input",
+     0, 0, NULL},
     {"alpha", 0, ISO_ARG_STRING, AT(alpha), "X", "scale of the merged update", 0, 0, NULL},
     {"common-fraction", 0, ISO_ARG_STRING, AT(common_fraction), "X",
      "Iso-CTS: share of common directions", 0, 0, NULL},
-    {"beta", 0, ISO_ARG_STRING, AT(beta), "X", "Iso-C: how far the spectrum is flattened", 0, 0,
-     NULL},
+    {"beta", 0, ISO_ARG_STRING, AT(beta), "X", "Iso-C, Iso-CTS: how far the spectrum is flattened",
+     0, 0, NULL},
     {"set", 0, ISO_ARG_LIST, AT(set), "NAME=X", "any parameter of the method", 0, 0, NULL},
+    {"layer-alpha", 0, ISO_ARG_LIST, AT(layer_alpha), "NAMES=X",
+     "factor on alpha where the layer's name matches (*, ?); first match", 0, 0, NULL},
+    {"norm-cap", 0, ISO_ARG_DOUBLE, AT(norm_cap), "X",
+     "guard: scale inputs down to X times the median of their norms; 0: off", 0, 1e6, NULL},
+    {"floor", 0, ISO_ARG_DOUBLE, AT(floor), "X",
+     "guard: drop an adapter's directions below this share of its largest; 0: off", 0, 1, NULL},
+    {"gain-cap", 0, ISO_ARG_DOUBLE, AT(gain_cap), "X",
+     "guard: isotropic methods lift no direction more than X times; 0: off", 0, 1e6, NULL},
     {"convention", 0, ISO_ARG_ENUM, AT(convention), "WORD", "what the mean singular value is over",
      0, 0, conventions},
     {"weights", 'w', ISO_ARG_LIST, AT(weights), "X,X,...", "one weight an input", 0, 0, NULL},
@@ -58,6 +72,12 @@ static const iso_arg_row rows[] = {
     {"threads", 0, ISO_ARG_INT, AT(threads), "N", "0: all processors", 0, 4096, NULL},
     {"dry-run", 0, ISO_ARG_FLAG, AT(dry_run), NULL,
      "check everything, print the plan, write nothing", 0, 0, NULL},
+    {"memory-limit", 0, ISO_ARG_BYTES, AT(memory_limit), "BYTES",
+     "fewer threads where needed; not started where one does not fit (2GiB)", 0, 0, NULL},
+    {"resume", 0, ISO_ARG_FLAG, AT(resume), NULL,
+     "go on with the complete shards that an interrupted merge left in OUT.part", 0, 0, NULL},
+    {"digests", 0, ISO_ARG_FLAG, AT(digests), NULL,
+     "digests of content also of more than 1 GiB of tensors", 0, 0, NULL},
     {"json", 0, ISO_ARG_FLAG, AT(json), NULL, "everything that was decided, as JSON", 0, 0, NULL},
     {"quiet", 'q', ISO_ARG_FLAG, AT(quiet), NULL, "only errors", 0, 0, NULL},
     {0},
@@ -80,33 +100,60 @@ static iso_err read_number(const char *what, const char *text, double *out, iso_
     return ISO_OK;
 }
 
+/* "NAME=TEXT" into name (64) and text. */
+static iso_err split(const char *option, const char *item, char name[64], const char **text,
+                     iso_error *e)
+{
+    const char *equals = strrchr(item, '=');
+    if (!equals || equals == item || equals - item >= 64)
+        return iso_fail(e, ISO_ERR_USAGE, "--%s %.60s: write NAME=VALUE", option, item);
+    snprintf(name, 64, "%.*s", (int)(equals - item), item);
+    *text = equals + 1;
+    return ISO_OK;
+}
+
 static iso_err set_parameters(const options *c, iso_merge_options *o, iso_error *e)
 {
     const struct {
-        const char *option, *param, *text;
-    } named[] = {{"alpha", "alpha", c->alpha},
-                 {"common-fraction", "common_fraction", c->common_fraction},
-                 {"beta", "beta", c->beta}};
-    double value;
+        const char *param, *text;
+    } named[] = {{"alpha", c->alpha}, {"common_fraction", c->common_fraction}, {"beta", c->beta}};
     iso_err err = ISO_OK;
-    for (size_t i = 0; i < 3 && !err; i++) {
-        if (!named[i].text)
-            continue;
-        err = read_number(named[i].option, named[i].text, &value, e);
-        if (!err)
-            err = iso_method_set(o->method, &o->args, named[i].param, value, e);
-    }
+    for (size_t i = 0; i < 3 && !err; i++)
+        if (named[i].text)
+            err = iso_method_set_text(o->method, &o->args, named[i].param, named[i].text, e);
     for (size_t i = 0; i < c->set.count && !err; i++) {
         char name[64];
-        const char *equals = strchr(c->set.items[i], '=');
-        if (!equals || (size_t)(equals - c->set.items[i]) >= sizeof name)
-            return iso_fail(e, ISO_ERR_USAGE, "--set %.60s: write NAME=NUMBER", c->set.items[i]);
-        snprintf(name, sizeof name, "%.*s", (int)(equals - c->set.items[i]), c->set.items[i]);
-        err = read_number("set", equals + 1, &value, e);
+        const char *text;
+        err = split("set", c->set.items[i], name, &text, e);
         if (!err)
-            err = iso_method_set(o->method, &o->args, name, value, e);
+            err = iso_method_set_text(o->method, &o->args, name, text, e);
     }
     return err;
+}
+
+/* Names live in `arena`. */
+static iso_err set_layer_scales(const options *c, iso_merge_options *o, iso_arena *arena,
+                                iso_error *e)
+{
+    size_t n = c->layer_alpha.count;
+    iso_layer_scale *scales = iso_arena_calloc(arena, n + 1, sizeof *scales);
+    if (!scales)
+        return iso_nomem(e, n * sizeof *scales);
+    for (size_t i = 0; i < n; i++) {
+        char name[64];
+        const char *text;
+        iso_err err = split("layer-alpha", c->layer_alpha.items[i], name, &text, e);
+        if (!err)
+            err = read_number("layer-alpha", text, &scales[i].scale, e);
+        if (err)
+            return err;
+        scales[i].pattern = iso_arena_strdup(arena, name);
+        if (!scales[i].pattern)
+            return iso_nomem(e, sizeof name);
+    }
+    o->layer_scales = scales;
+    o->layer_scale_count = n;
+    return ISO_OK;
 }
 
 static iso_err set_weights(const options *c, size_t T, double *weights, iso_merge_options *o,
@@ -175,23 +222,6 @@ static iso_err write_lora(const char *out, const iso_merge_inputs *in, const iso
     return err;
 }
 
-static iso_err write_dense(const char *out, const iso_merged_dense *m, const iso_json *recipe,
-                           iso_json *result, iso_error *e)
-{
-    iso_buf text = {0};
-    iso_err err = iso_json_dump(recipe, ISO_JSON_COMPACT, &text, e);
-    if (!err) {
-        const char *const meta[] = {"format", "pt", "isofed", (const char *)text.data};
-        err = iso_safetensors_write(out, m->tensors, m->count, meta, 2, e);
-    }
-    if (!err) {
-        iso_digest d = iso_tensor_list_digest(m->tensors, m->count);
-        set_digest(result, &d);
-    }
-    iso_buf_free(&text);
-    return err;
-}
-
 /* ---- what is worth knowing, on stderr ---- */
 static void print_warnings(const iso_merge_match *match, const iso_merge_summary *s,
                            const iso_layer_report *reports, bool is_lora)
@@ -220,6 +250,15 @@ static void print_warnings(const iso_merge_match *match, const iso_merge_summary
     }
 }
 
+static void print_caution(const iso_merge_options *o, size_t T)
+{
+    char text[ISO_ERROR_BYTES] = "";
+    if (o->method->caution)
+        o->method->caution(&o->args, T, text, sizeof text);
+    if (text[0])
+        fprintf(stderr, "isofed merge: warning: %s\n", text);
+}
+
 typedef struct {
     const options *c;
     iso_merge_inputs in;
@@ -227,9 +266,11 @@ typedef struct {
     iso_merge_options o;
     double weights[256];
     iso_dtype dtype;
+    iso_tensors_plan plan; /* whole tensors */
     iso_merged_lora lora;
     iso_merged_dense dense;
     iso_json *recipe, *result;
+    iso_arena arena; /* names of --layer-alpha */
 } job;
 
 static iso_err check_match(const job *j, iso_error *e)
@@ -244,11 +285,34 @@ static iso_err check_match(const job *j, iso_error *e)
                     m->unmatched > 6 || m->unmatched_names.size > 120 ? " ..." : "");
 }
 
+/* U57: known before it starts. Threads are fewer where that fits the limit. */
+static iso_err check_memory(job *j, iso_error *e)
+{
+    const options *c = j->c;
+    if (!j->in.is_lora) {
+        iso_err err = iso_merge_tensors_plan(&j->in, &j->o, j->dtype, c->memory_limit, &j->plan, e);
+        if (!err)
+            iso_set_threads(j->plan.threads);
+        return err;
+    }
+    double needed = iso_merge_lora_bytes(&j->in, &j->o);
+    for (int n = iso_threads(); c->memory_limit && needed > (double)c->memory_limit && n > 1;) {
+        iso_set_threads(--n);
+        needed = iso_merge_lora_bytes(&j->in, &j->o);
+    }
+    if (c->memory_limit && needed > (double)c->memory_limit)
+        return iso_fail(e, ISO_ERR_RESOURCE,
+                        "needs %.2f GiB with one thread, the limit is %.2f GiB; not started",
+                        needed / 1073741824.0, (double)c->memory_limit / 1073741824.0);
+    return ISO_OK;
+}
+
 static iso_err prepare(job *j, const iso_arg_list *words, iso_error *e)
 {
     const options *c = j->c;
     const iso_method *method = NULL;
-    iso_err err = iso_method_need(c->method, &method, e);
+    iso_err err = c->aggregate ? iso_robust_need(c->aggregate, &method, e)
+                               : iso_method_need(c->method, &method, e);
     if (err)
         return err;
     if (words->count == 0)
@@ -261,11 +325,12 @@ static iso_err prepare(job *j, const iso_arg_list *words, iso_error *e)
     j->o.energy = c->energy;
     j->o.is_reference = c->compat == 1;
     j->o.is_transposed = c->transposed;
+    j->o.guard = (iso_guard_options){c->norm_cap, c->floor, c->gain_cap};
     j->o.stop = &iso_cli_interrupted;
-    if ((err = set_parameters(c, &j->o, e)) ||
+    if ((err = set_parameters(c, &j->o, e)) || (err = set_layer_scales(c, &j->o, &j->arena, e)) ||
         (err = set_weights(c, words->count, j->weights, &j->o, e)) ||
         (err = read_dtype(c, &j->dtype, e)) || (err = iso_merge_check(&j->o, words->count, e)) ||
-        (err = iso_merge_inputs_open(&j->in, words, c->base, c->any_base, e)))
+        (err = iso_merge_inputs_open(&j->in, words, c->base, c->any_base, c->digests, e)))
         return err;
     if (!j->in.is_lora && (c->rank || c->energy > 0.0))
         return iso_fail(e, ISO_ERR_USAGE,
@@ -273,7 +338,7 @@ static iso_err prepare(job *j, const iso_arg_list *words, iso_error *e)
     if ((err = iso_merge_inputs_match(&j->in, &j->match, e)) || (err = check_match(j, e)))
         return err;
     j->recipe = iso_merge_recipe(&j->in, &j->o);
-    return ISO_OK;
+    return check_memory(j, e);
 }
 
 static iso_err merge_and_write(job *j, iso_error *e)
@@ -284,22 +349,27 @@ static iso_err merge_and_write(job *j, iso_error *e)
                        j->c->quiet || j->c->json);
     j->o.progress = on_progress;
     j->o.progress_ctx = &progress;
-    iso_err err =
-        is_lora ? iso_merge_lora(j->in.lora, j->in.count, &j->o, &j->lora, e)
-                : iso_merge_dense(j->in.dense, j->in.count, j->in.base.tensors ? &j->in.base : NULL,
-                                  j->dtype, &j->o, &j->dense, e);
+    j->result = iso_json_object();
+    if (!is_lora)
+        iso_merge_catch_truncation(&j->in);
+    iso_err err = is_lora
+                      ? iso_merge_lora(j->in.lora, j->in.count, &j->o, &j->lora, e)
+                      : iso_merge_tensors_write(&j->in, &j->o, j->dtype, j->c->out, j->c->resume,
+                                                j->c->digests, j->recipe, &j->dense, j->result, e);
     iso_progress_end(&progress, (double)j->match.total);
     if (err)
         return err;
     const iso_layer_report *reports = is_lora ? j->lora.reports : j->dense.reports;
     const iso_merge_summary *s = is_lora ? &j->lora.summary : &j->dense.summary;
-    j->result = iso_merge_result(reports, s->layers, j->in.count, s, is_lora);
+    iso_merge_result(reports, s->layers, j->in.count, s, is_lora, j->result);
     iso_json_set(j->result, "recipe", iso_json_copy(j->recipe));
     iso_json_set(j->result, "out", iso_json_string(j->c->out));
-    err = is_lora ? write_lora(j->c->out, &j->in, &j->lora, j->recipe, j->result, e)
-                  : write_dense(j->c->out, &j->dense, j->recipe, j->result, e);
+    if (is_lora)
+        err = write_lora(j->c->out, &j->in, &j->lora, j->recipe, j->result, e);
     if (err)
         return err;
+    if (!j->c->quiet)
+        print_caution(&j->o, j->in.count);
     if (!j->c->quiet)
         print_warnings(&j->match, s, reports, is_lora);
     if (j->c->json)
@@ -329,7 +399,7 @@ static int run(int argc, char **argv)
     j = (job){.c = &c};
     err = prepare(&j, &words, &e);
     if (!err && c.dry_run) {
-        iso_json *plan = iso_merge_plan(&j.in, &j.o, j.match.total);
+        iso_json *plan = iso_merge_plan(&j.in, &j.o, &j.plan, j.match.total);
         if (c.json)
             iso_json_print(plan);
         else
@@ -344,6 +414,7 @@ static int run(int argc, char **argv)
     iso_merged_dense_free(&j.dense);
     iso_merge_match_free(&j.match);
     iso_merge_inputs_close(&j.in);
+    iso_arena_free(&j.arena);
     return err ? iso_cli_fail("merge", err, &e) : 0;
 }
 

@@ -4,6 +4,7 @@
 #include "cli/table.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "merge/robust/robust.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -27,6 +28,12 @@ static iso_json *method_json(const iso_method *m)
         iso_json_set(q, "default", iso_json_real(p->otherwise));
         iso_json_set(q, "min", iso_json_real(p->min));
         iso_json_set(q, "max", iso_json_real(p->max));
+        if (p->words) {
+            iso_json *words = iso_json_array();
+            for (size_t i = 0; p->words[i]; i++)
+                iso_json_push(words, iso_json_string(p->words[i]));
+            iso_json_set(q, "words", words);
+        }
         iso_json_set(q, "help", iso_json_string(p->help));
         iso_json_push(params, q);
     }
@@ -39,47 +46,94 @@ static iso_json *method_json(const iso_method *m)
     return o;
 }
 
+static void print_method(const iso_method *m)
+{
+    static const char *const needs[] = {"the running sum", "LoRA factors", "every task's update"};
+    printf("\n%s\n    %s\n    needs %s; %s\n", m->name, m->help, needs[m->needs], m->source);
+    for (const iso_method_param *p = m->params; p->name; p++) {
+        if (!p->words) {
+            printf("    --set %s=%g    %s (%g to %g)\n", p->name, p->otherwise, p->help, p->min,
+                   p->max);
+            continue;
+        }
+        printf("    --set %s=%s    %s (", p->name, p->words[(size_t)p->otherwise], p->help);
+        for (size_t i = 0; p->words[i]; i++)
+            printf("%s%s", i ? ", " : "", p->words[i]);
+        printf(")\n");
+    }
+    if (m->has_convention)
+        printf("    --convention rank|dense    over how many directions the mean singular value "
+               "is taken\n"
+               "                               [rank for adapters, dense for whole matrices]\n");
+}
+
+static void push_methods(iso_json *all, const iso_method *const *methods, const char *kind)
+{
+    for (size_t i = 0; methods[i]; i++) {
+        iso_json *o = method_json(methods[i]);
+        iso_json_set(o, "kind", iso_json_string(kind));
+        iso_json_push(all, o);
+    }
+}
+
 void iso_merge_print_methods(bool json)
 {
     if (json) {
         iso_json *all = iso_json_array();
-        for (size_t i = 0; iso_methods[i]; i++)
-            iso_json_push(all, method_json(iso_methods[i]));
+        push_methods(all, iso_methods, "method");
+        push_methods(all, iso_robust_rules, "rule");
         iso_json_print(all);
         iso_json_free(all);
         return;
     }
-    static const char *const needs[] = {"the running sum", "LoRA factors", "every task's update"};
-    for (size_t i = 0; iso_methods[i]; i++) {
-        const iso_method *m = iso_methods[i];
-        printf("%s%s\n    %s\n    needs %s; %s\n", i ? "\n" : "", m->name, m->help, needs[m->needs],
-               m->source);
-        for (const iso_method_param *p = m->params; p->name; p++)
-            printf("    --set %s=%g    %s (%g to %g)\n", p->name, p->otherwise, p->help, p->min,
-                   p->max);
-        if (m->has_convention)
-            printf(
-                "    --convention rank|dense    over how many directions the mean singular value "
-                "is taken\n"
-                "                               [rank for adapters, dense for whole matrices]\n");
-    }
+    printf("Methods across tasks: --method NAME\n");
+    for (size_t i = 0; iso_methods[i]; i++)
+        print_method(iso_methods[i]);
+    printf("\nRules inside a task, over the updates of its sites: --aggregate RULE\n");
+    for (size_t i = 0; iso_robust_rules[i]; i++)
+        print_method(iso_robust_rules[i]);
 }
 
 /* ---- recipe ---- */
+static iso_json *layer_scales(const iso_merge_options *o)
+{
+    iso_json *list = iso_json_array();
+    for (size_t i = 0; i < o->layer_scale_count; i++) {
+        iso_json *row = iso_json_object();
+        iso_json_set(row, "names", iso_json_string(o->layer_scales[i].pattern));
+        iso_json_set(row, "factor", iso_json_float9(o->layer_scales[i].scale));
+        iso_json_push(list, row);
+    }
+    return list;
+}
+
+static iso_json *guards(const iso_guard_options *g)
+{
+    iso_json *o = iso_json_object();
+    iso_json_set(o, "norm_cap", iso_json_float9(g->norm_cap));
+    iso_json_set(o, "floor", iso_json_float9(g->floor));
+    iso_json_set(o, "gain_cap", iso_json_float9(g->gain_cap));
+    return o;
+}
+
 iso_json *iso_merge_recipe(const iso_merge_inputs *in, const iso_merge_options *o)
 {
     iso_json *r = iso_json_object(), *params = iso_json_object(), *inputs = iso_json_array();
     iso_convention c = o->args.convention;
     if (c == ISO_CONVENTION_AUTO)
         c = in->is_lora ? ISO_CONVENTION_RANK : ISO_CONVENTION_DENSE;
-    for (size_t i = 0; o->method->params[i].name; i++)
-        iso_json_set(params, o->method->params[i].name, iso_json_float9(o->args.value[i]));
+    for (size_t i = 0; o->method->params[i].name; i++) {
+        const char *word = iso_method_word(&o->method->params[i], o->args.value[i]);
+        iso_json_set(params, o->method->params[i].name,
+                     word ? iso_json_string(word) : iso_json_float9(o->args.value[i]));
+    }
     for (size_t t = 0; t < in->count; t++) {
         char hex[ISO_DIGEST_HEX];
         iso_json *input = iso_json_object();
         iso_hex(hex, in->digests[t].b, ISO_DIGEST_BYTES);
         iso_json_set(input, "name", iso_json_string(iso_path_base(in->paths[t])));
-        iso_json_set(input, "digest", iso_json_string(hex));
+        iso_json_set(input, "digest",
+                     iso_digest_is_zero(&in->digests[t]) ? iso_json_null() : iso_json_string(hex));
         iso_json_set(input, "weight", iso_json_float9(o->weights ? o->weights[t] : 1.0));
         iso_json_push(inputs, input);
     }
@@ -93,6 +147,10 @@ iso_json *iso_merge_recipe(const iso_merge_inputs *in, const iso_merge_options *
     iso_json_set(r, "treatment", iso_json_string(o->is_reference ? "reference" : "default"));
     iso_json_set(r, "rank_cap", iso_json_integer((int64_t)o->rank_cap));
     iso_json_set(r, "energy", iso_json_float9(o->energy > 0.0 ? o->energy : 1.0));
+    if (o->layer_scale_count)
+        iso_json_set(r, "layer_alpha", layer_scales(o));
+    if (o->guard.norm_cap > 0.0 || o->guard.floor > 0.0 || o->guard.gain_cap > 0.0)
+        iso_json_set(r, "guards", guards(&o->guard));
     iso_json_set(r, "inputs", inputs);
     return r;
 }
@@ -134,29 +192,30 @@ static cost cost_lora(const iso_merge_inputs *in, const iso_merge_options *o)
     return c;
 }
 
-static cost cost_dense(const iso_merge_inputs *in, const iso_merge_options *o)
+double iso_merge_lora_bytes(const iso_merge_inputs *in, const iso_merge_options *o)
 {
-    cost c = {0};
-    double largest = 0.0;
-    for (size_t i = 0; i < in->dense[0].count; i++) {
-        const iso_tensor *v = &in->dense[0].tensors[i].view;
-        double count = (double)iso_tensor_count(v), T = (double)in->count;
-        double side = v->ndim == 2 ? fmin((double)v->shape[0], (double)v->shape[1]) : 0.0;
-        double held = o->method->coefficients ? 3.0 : 8.0;
-        largest = fmax(largest, 8.0 * held * count);
-        c.bytes += 4.0 * count;
-        c.flops += 2.0 * T * count;
-        if (!o->method->coefficients)
-            c.flops += 10.0 * count * side +
-                       (o->method->needs == ISO_NEEDS_ALL ? 0.5 * T * count * side : 0.0);
-    }
-    c.bytes += largest * iso_threads();
-    return c;
+    double inputs = 24.0 * 1048576.0; /* the program itself */
+    for (size_t t = 0; t < in->count; t++)
+        for (size_t i = 0; i < in->lora[t].count; i++) {
+            const iso_lora_layer *l = &in->lora[t].layers[i];
+            inputs += 4.0 * (double)l->rank * (double)(l->out + l->in);
+        }
+    return inputs + cost_lora(in, o).bytes;
 }
 
-iso_json *iso_merge_plan(const iso_merge_inputs *in, const iso_merge_options *o, size_t names)
+/* Decompositions at 40 GFLOP/s a core, files at 1 GB/s: measured, on a loaded machine. */
+static cost cost_dense(const iso_tensors_plan *t)
 {
-    cost c = in->is_lora ? cost_lora(in, o) : cost_dense(in, o);
+    return (cost){.bytes = t->fixed_bytes + t->worker_bytes * t->threads,
+                  .flops = t->flops / 4.0 + 10.0 * (t->read_bytes + t->written_bytes) * t->threads};
+}
+
+iso_json *iso_merge_plan(const iso_merge_inputs *in, const iso_merge_options *o,
+                         const iso_tensors_plan *tensors, size_t names)
+{
+    cost c = in->is_lora ? cost_lora(in, o) : cost_dense(tensors);
+    if (in->is_lora)
+        c.bytes = iso_merge_lora_bytes(in, o);
     iso_json *p = iso_json_object();
     iso_json_set(p, "inputs", iso_json_integer((int64_t)in->count));
     iso_json_set(p, in->is_lora ? "layers" : "tensors", iso_json_integer((int64_t)names));
@@ -167,6 +226,12 @@ iso_json *iso_merge_plan(const iso_merge_inputs *in, const iso_merge_options *o,
         iso_json_set(p, "rank_max", iso_json_integer((int64_t)c.rank_max));
         iso_json_set(p, "rank_sum", iso_json_integer((int64_t)c.rank_sum));
         iso_json_set(p, "output_rank_at_most", iso_json_integer((int64_t)c.out_rank));
+    }
+    if (!in->is_lora) {
+        iso_json_set(p, "threads", iso_json_integer(tensors->threads));
+        iso_json_set(p, "read_bytes", iso_json_integer((int64_t)tensors->read_bytes));
+        iso_json_set(p, "written_bytes", iso_json_integer((int64_t)tensors->written_bytes));
+        iso_json_set(p, "shards", iso_json_integer((int64_t)tensors->shards));
     }
     iso_json_set(p, "needs_bytes", iso_json_integer((int64_t)c.bytes));
     iso_json_set(p, "about_seconds", iso_json_real(c.flops / 1e10 / iso_threads()));
@@ -195,10 +260,15 @@ void iso_merge_print_plan(const iso_json *p)
     if (is_lora)
         printf("ranks %lld..%lld (sum %lld), ", (long long)number(p, "rank_min"),
                (long long)number(p, "rank_max"), (long long)number(p, "rank_sum"));
-    printf("%s route, needs %s beside the inputs, about %s", iso_json_str(iso_json_key(p, "route")),
-           bytes, time);
+    printf("%s route, needs %s, about %s", iso_json_str(iso_json_key(p, "route")), bytes, time);
     if (is_lora)
         printf("; output rank at most %lld", (long long)number(p, "output_rank_at_most"));
+    if (!is_lora) {
+        char in[32], out[32];
+        iso_bytes_text(in, sizeof in, (double)number(p, "read_bytes"));
+        iso_bytes_text(out, sizeof out, (double)number(p, "written_bytes"));
+        printf(" with %lld threads; reads %s, writes %s", (long long)number(p, "threads"), in, out);
+    }
     printf("\nnothing was written\n");
 }
 
@@ -230,10 +300,10 @@ static iso_json *layer_json(const iso_layer_report *r, size_t T, bool is_lora)
     return o;
 }
 
-iso_json *iso_merge_result(const iso_layer_report *reports, size_t count, size_t T,
-                           const iso_merge_summary *s, bool is_lora)
+void iso_merge_result(const iso_layer_report *reports, size_t count, size_t T,
+                      const iso_merge_summary *s, bool is_lora, iso_json *out)
 {
-    iso_json *o = iso_json_object(), *layers = iso_json_array(), *sum = iso_json_object();
+    iso_json *layers = iso_json_array(), *sum = iso_json_object();
     for (size_t i = 0; i < count; i++)
         iso_json_push(layers, layer_json(&reports[i], T, is_lora));
     iso_json_set(sum, "layers", iso_json_integer((int64_t)s->layers));
@@ -241,12 +311,12 @@ iso_json *iso_merge_result(const iso_layer_report *reports, size_t count, size_t
     iso_json_set(sum, "zero", iso_json_integer((int64_t)s->zero));
     iso_json_set(sum, "near_equal", iso_json_integer((int64_t)s->near_equal));
     iso_json_set(sum, "by_mean", iso_json_integer((int64_t)s->by_mean));
+    iso_json_set(sum, "resumed", iso_json_integer((int64_t)s->resumed));
     iso_json_set(sum, "copied", iso_json_integer((int64_t)s->by_copy));
     iso_json_set(sum, "energy_kept", iso_json_real(s->energy_kept));
     iso_json_set(sum, "norm", iso_json_real(s->norm));
-    iso_json_set(o, "summary", sum);
-    iso_json_set(o, "layers", layers);
-    return o;
+    iso_json_set(out, "summary", sum);
+    iso_json_set(out, "layers", layers);
 }
 
 static int by_energy(const void *a, const void *b)
@@ -288,13 +358,20 @@ void iso_merge_print_result(const iso_merge_options *o, const iso_json *result,
 {
     printf("%s over %zu inputs: %zu %s", o->method->name, T, s->layers,
            is_lora ? "layers" : "tensors");
-    for (size_t i = 0; o->method->params[i].name; i++)
-        printf(", %s %g", o->method->params[i].name, o->args.value[i]);
+    for (size_t i = 0; o->method->params[i].name; i++) {
+        const char *word = iso_method_word(&o->method->params[i], o->args.value[i]);
+        if (word)
+            printf(", %s %s", o->method->params[i].name, word);
+        else
+            printf(", %s %g", o->method->params[i].name, o->args.value[i]);
+    }
     if (o->method->has_convention)
         printf(", convention %s", convention_name(s->convention));
     if (!is_lora)
         printf("\n%zu by the method, %zu averaged, %zu copied", s->layers - s->by_mean - s->by_copy,
                s->by_mean, s->by_copy);
+    if (s->resumed)
+        printf(", %zu of them before the interruption", s->resumed);
     printf("; norm %.4g", s->norm);
     if (is_lora)
         printf("; kept energy %.4f", s->energy_kept);
@@ -305,4 +382,6 @@ void iso_merge_print_result(const iso_merge_options *o, const iso_json *result,
                *digest = iso_json_str(iso_json_key(result, "digest"));
     if (out && digest)
         printf("wrote %s, digest %.16s\n", out, digest);
+    else if (out)
+        printf("wrote %s\n", out);
 }

@@ -69,7 +69,8 @@ static bool run_case(const char *folder, const iso_json *c, const iso_method *me
     char *out = iso_path_join(temp, is_lora ? "merged" : "merged.safetensors");
     arguments a = {0};
     add(&a, iso_strdup("merge"));
-    add(&a, iso_strf("--method=%s", method->name));
+    add(&a,
+        iso_strf(iso_method_find(method->name) ? "--method=%s" : "--aggregate=%s", method->name));
     add(&a, iso_strdup("--allow-missing"));
     add(&a, iso_strdup("--threads=1"));
     const iso_json *params = iso_json_key(c, "params"), *inputs = iso_json_key(c, "inputs");

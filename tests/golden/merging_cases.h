@@ -5,7 +5,7 @@
 
 #include "core/json.h"
 #include "core/peft.h"
-#include "merge/merge.h"
+#include "merge/robust/robust.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -132,6 +132,8 @@ static inline void run_golden_merging(case_fn *run_case)
         const char *name = iso_json_str(iso_json_key(c, "name")),
                    *method_name = iso_json_str(iso_json_key(c, "method"));
         const iso_method *method = iso_method_find(method_name);
+        if (!method)
+            method = iso_robust_find(method_name);
         char why[ISO_ERROR_BYTES] = "";
         if (!method) {
             printf("not built: %s (%s)\n", name, method_name);
