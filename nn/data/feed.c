@@ -14,6 +14,11 @@ void iso_image_feed_pixels(void *ctx, const uint32_t *idx, size_t n, uint64_t dr
 {
     const iso_image_feed *f = ctx;
     const iso_image_set *s = f->set;
+    if (s->tokens) {
+        for (size_t i = 0; i < n * s->token_room; i++)
+            out[i] = (float)s->tokens[idx[i / s->token_room] * s->token_room + i % s->token_room];
+        return;
+    }
     int h = s->height, w = s->width;
     size_t plane = (size_t)h * (size_t)w, bytes = plane * 3;
     float level[3][256];

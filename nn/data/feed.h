@@ -14,7 +14,8 @@ typedef struct {
 } iso_image_feed;
 
 /* ctx: const iso_image_feed *. Normalised pixels of rows idx[0..n-1] into out (n, 3, height,
- * width); draw 0 means the images as they are. */
+ * width); draw 0 means the images as they are. Of a text set: token ids (n, token_room), always as
+ * they are. */
 void iso_image_feed_pixels(void *ctx, const uint32_t *idx, size_t n, uint64_t draw, float *out);
 
 #endif

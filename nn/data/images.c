@@ -181,6 +181,7 @@ void iso_images_free(iso_image_set *s)
 {
     free(s->rows);
     free(s->pixels);
+    free(s->tokens);
     free(s->notes);
     iso_arena_free(&s->arena);
     *s = (iso_image_set){0};

@@ -21,6 +21,7 @@ typedef struct {
     const char *path;  /* "train/scratch/0001.png", relative to the task folder */
     const char *group; /* manifest's group, or "" */
     int label;         /* index in class_names */
+    const char *text;  /* of a text set (nn/data/texts.h); else NULL */
     uint64_t size;     /* bytes of the file */
     iso_digest digest; /* of the file's bytes */
 } iso_image_row;
@@ -42,8 +43,10 @@ typedef struct {
     size_t class_count;
     iso_image_row *rows;
     size_t count;
-    uint8_t *pixels; /* (count, height, width, 3) */
+    uint8_t *pixels; /* (count, height, width, 3); NULL in a text set */
     int height, width;
+    int32_t *tokens; /* of a text set: (count, token_room), -1 behind the last; else NULL */
+    size_t token_room;
     iso_preprocess pre;
     iso_image_note *notes; /* for the caller to show; nothing is printed here */
     size_t note_count;
