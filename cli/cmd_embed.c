@@ -22,8 +22,8 @@ static const iso_arg_row rows[] = {
      NULL},
     {"adapter", 0, ISO_ARG_STRING, offsetof(options, adapter), "DIR",
      "PEFT folder; none: the frozen backbone", 0, 0, NULL},
-    {"data", 0, ISO_ARG_STRING, offsetof(options, data), "DIR", "task folder: split/class/file", 0,
-     0, NULL},
+    {"data", 0, ISO_ARG_STRING, offsetof(options, data), "DIR",
+     "task folder: split/class/file, or texts.tsv", 0, 0, NULL},
     {"split", 0, ISO_ARG_STRING, offsetof(options, split), "NAME", "split to embed", 0, 0, NULL},
     {"out", 'o', ISO_ARG_STRING, offsetof(options, out), "FILE",
      "FILE.safetensors or FILE.tsv; none: TSV to standard output", 0, 0, NULL},
@@ -35,7 +35,7 @@ static const iso_arg_row rows[] = {
 
 static const iso_arg_spec spec = {
     .usage = "isofed embed --backbone DIR --data DIR [options]",
-    .summary = "Features of labelled images, to a file or as TSV.",
+    .summary = "Features of labelled images or texts, to a file or as TSV.",
     .example = "isofed embed --backbone models/embedded --data demo-data/tops --split test -o "
                "tops.safetensors",
     .rows = rows,
@@ -116,11 +116,9 @@ static iso_err embed(const options *o, iso_vision *v, iso_error *e)
     if (err || (err = iso_vision_open(v, "embed", o->backbone, e)) ||
         (err = iso_vision_adapt(v, o->adapter, e)))
         goto done;
-    iso_image_options io = {.folder = o->data,
-                            .split = o->split,
-                            .pre = &v->pre,
-                            .allow_unreadable = o->allow_unreadable};
-    if ((err = iso_images_load(&set, &io, e)))
+    iso_image_options io = {
+        .folder = o->data, .split = o->split, .allow_unreadable = o->allow_unreadable};
+    if ((err = iso_vision_load(v, &set, &io, e)))
         goto done;
     iso_vision_print_notes("embed", &set);
     if ((err = iso_vision_features(v, &set, o->quiet || !o->out, &features, &labels, e)))
@@ -135,7 +133,7 @@ static iso_err embed(const options *o, iso_vision *v, iso_error *e)
             err = iso_fail(e, ISO_ERR_RESOURCE, "standard output cannot be written");
     }
     if (!err && o->out && !o->quiet)
-        printf("%s: %zu images, %zu numbers each\n", o->out, set.count, dim);
+        printf("%s: %zu %s, %zu numbers each\n", o->out, set.count, iso_vision_noun(v), dim);
 done:
     free(features);
     free(labels);
@@ -158,4 +156,4 @@ static int run(int argc, char **argv)
     return err ? iso_cli_fail("embed", err, &e) : 0;
 }
 
-const iso_command iso_cmd_embed = {"embed", "print features of labelled images", run};
+const iso_command iso_cmd_embed = {"embed", "print features of labelled images or texts", run};

@@ -2,6 +2,7 @@
  * delivered and, on request, with the head refitted on the training split's adapted features
  * (DESIGN 2, Heads). Chance and the spread that the number of images allows stand beside. */
 #include "cli/command.h"
+#include "cli/eval_fold.h"
 #include "cli/table.h"
 #include "cli/vision.h"
 #include "core/args.h"
@@ -25,8 +26,8 @@ static const iso_arg_row rows[] = {
      "PEFT folder; none: the frozen backbone", 0, 0, NULL},
     {"head", 0, ISO_ARG_STRING, offsetof(options, head), "FILE",
      "head.safetensors; none: only the refitted head is scored", 0, 0, NULL},
-    {"data", 0, ISO_ARG_STRING, offsetof(options, data), "DIR", "task folder: split/class/file", 0,
-     0, NULL},
+    {"data", 0, ISO_ARG_STRING, offsetof(options, data), "DIR",
+     "task folder: split/class/file, or texts.tsv", 0, 0, NULL},
     {"split", 0, ISO_ARG_STRING, offsetof(options, split), "NAME", "split to score", 0, 0, NULL},
     {"refit", 0, ISO_ARG_FLAG, offsetof(options, refit), NULL,
      "also refit the head on the training split", 0, 0, NULL},
@@ -39,7 +40,7 @@ static const iso_arg_row rows[] = {
 
 static const iso_arg_spec spec = {
     .usage = "isofed eval --backbone DIR --data DIR [options]",
-    .summary = "Score an adapter and head on labelled images.",
+    .summary = "Score an adapter and head on labelled images or texts.",
     .example = "isofed eval --backbone models/embedded --adapter out --head out/head.safetensors "
                "--data demo-data/tops --refit",
     .rows = rows,
@@ -63,11 +64,10 @@ static iso_err load(scored_set *s, const iso_vision *v, const options *o, const 
 {
     iso_image_options io = {.folder = o->data,
                             .split = split,
-                            .pre = &v->pre,
                             .allow_unreadable = o->allow_unreadable,
                             .class_names = h ? h->class_names : NULL,
                             .class_count = h ? h->classes : 0};
-    iso_err err = iso_images_load(&s->set, &io, e);
+    iso_err err = iso_vision_load(v, &s->set, &io, e);
     if (err)
         return err;
     iso_vision_print_notes("eval", &s->set);
@@ -129,10 +129,11 @@ done:
     return err;
 }
 
-static void print_text(const scored_set *s, const char *split, double delivered, double refitted)
+static void print_text(const scored_set *s, const char *noun, const char *split, double delivered,
+                       double refitted)
 {
     size_t n = s->set.count;
-    printf("%zu images of %zu classes, split %s\n", n, s->set.class_count, split);
+    printf("%zu %s of %zu classes, split %s\n", n, noun, s->set.class_count, split);
     printf("  chance        %5.1f %%\n", 100.0 / (double)s->set.class_count);
     if (!isnan(delivered))
         printf("  as delivered  %5.1f %%  +- %.1f\n", 100 * delivered,
@@ -142,12 +143,26 @@ static void print_text(const scored_set *s, const char *split, double delivered,
                100 * iso_binomial_half_width(refitted, n));
 }
 
+/* DATA: what its gates folded into the weights would change. */
+static void put_folded(iso_json *answer, const iso_eval_fold *f)
+{
+    iso_json *j = f->is_there ? iso_json_object() : NULL;
+    if (!j)
+        return;
+    iso_json_set(j, "accuracy", iso_json_real(f->accuracy));
+    iso_json_set(j, "relative_error", iso_json_real(f->error.relative));
+    iso_json_set(j, "largest_error", iso_json_real(f->error.largest));
+    iso_json_set(j, "agreement", iso_json_real(f->error.agreement));
+    iso_json_set(answer, "folded", j);
+}
+
 static iso_err evaluate(const options *o, iso_vision *v, iso_error *e)
 {
     scored_set test = {0};
     iso_linear_head h = {0}, again = {0};
     iso_json *answer = iso_json_object(), *names = iso_json_array();
     double delivered = (double)NAN, refitted = (double)NAN;
+    iso_eval_fold folded = {0};
     iso_err err = ISO_OK;
     if (!o->data)
         err = iso_fail(e, ISO_ERR_USAGE, "say what to score: --data DIR");
@@ -166,15 +181,22 @@ static iso_err evaluate(const options *o, iso_vision *v, iso_error *e)
     iso_json_set(answer, "samples", iso_json_integer((int64_t)test.set.count));
     iso_json_set(answer, "unreadable", iso_json_integer((int64_t)test.set.unreadable_count));
     iso_json_set(answer, "chance", iso_json_real(1.0 / (double)test.set.class_count));
-    if (o->head && (err = score(answer, "delivered", &h, &test, &delivered, e)))
+    if (o->head && ((err = score(answer, "delivered", &h, &test, &delivered, e)) ||
+                    (err = iso_eval_fold_of(v, &test.set, &h, test.features, test.labels, o->quiet,
+                                            &folded, e))))
         goto done;
+    put_folded(answer, &folded);
     if (o->refit && ((err = refit(&again, v, o, o->head ? &h : NULL, &test, e)) ||
                      (err = score(answer, "refit", &again, &test, &refitted, e))))
         goto done;
+    if (!o->json && folded.is_there)
+        printf(
+            "gates folded: %.1f %%, %.1f %% of the labels as per sample, logits off by %.1f %%\n",
+            100 * folded.accuracy, 100 * folded.error.agreement, 100 * folded.error.relative);
     if (o->json)
         iso_json_print(answer);
     else
-        print_text(&test, o->split, delivered, refitted);
+        print_text(&test, iso_vision_noun(v), o->split, delivered, refitted);
 done:
     iso_linear_free(&h);
     iso_linear_free(&again);
@@ -198,4 +220,5 @@ static int run(int argc, char **argv)
     return err ? iso_cli_fail("eval", err, &e) : 0;
 }
 
-const iso_command iso_cmd_eval = {"eval", "score an adapter and head on labelled images", run};
+const iso_command iso_cmd_eval = {"eval", "score an adapter and head on labelled images or texts",
+                                  run};

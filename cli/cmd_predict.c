@@ -1,5 +1,6 @@
-/* isofed predict: labels images. Words are files or folders (all files in them); a file that cannot
- * be read is named on stderr and the others go on, the exit code is 3 then. */
+/* isofed predict: labels images, or with a text backbone the lines of text files. Words are files
+ * or folders (all files in them); a file that cannot be read is named on stderr and the others go
+ * on, the exit code is 3 then. */
 #include "cli/command.h"
 #include "cli/vision.h"
 #include "core/args.h"
@@ -12,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORDS_MAX = 256, FILES_A_BATCH = 64 };
+enum { WORDS_MAX = 256, FILES_A_BATCH = 64, TEXT_FILE_MAX = 64 << 20 };
 
 typedef struct {
     const char *backbone, *adapter, *head;
@@ -31,7 +32,7 @@ static const iso_arg_row rows[] = {
 
 static const iso_arg_spec spec = {
     .usage = "isofed predict --backbone DIR --head FILE [options] FILE-OR-FOLDER...",
-    .summary = "Label images: file, class and probability, one line each.",
+    .summary = "Label images, or lines of text: file, class and probability, one line each.",
     .example = "isofed predict --backbone models/embedded --adapter out --head "
                "out/head.safetensors demo-data/tops/test/shirt",
     .rows = rows,
@@ -44,7 +45,8 @@ typedef struct {
     iso_vision v;
     iso_linear_head h;
     uint8_t *bytes;  /* one image */
-    float *pixels;   /* (FILES_A_BATCH, 3, side, side) */
+    float *pixels;   /* (FILES_A_BATCH, sample) */
+    int32_t *tokens; /* one text */
     float *features; /* (FILES_A_BATCH, dim) */
     float *logits;   /* (classes) */
     char *paths[FILES_A_BATCH];
@@ -123,19 +125,63 @@ static iso_err add_file(labelling *l, const char *path, iso_error *e)
     return ++l->count == FILES_A_BATCH ? flush(l, e) : ISO_OK;
 }
 
+/* A line's place is file:line. */
+static iso_err add_text(labelling *l, const char *path, size_t line, const char *text, size_t n,
+                        iso_error *e)
+{
+    size_t room = l->v.coding.room;
+    float *sample = l->pixels + l->count * room;
+    iso_text_encode(&l->v.coding, text, n, l->tokens);
+    for (size_t j = 0; j < room; j++)
+        sample[j] = (float)l->tokens[j];
+    if (!(l->paths[l->count] = iso_strf("%s:%zu", path, line)))
+        return iso_nomem(e, strlen(path));
+    return ++l->count == FILES_A_BATCH ? flush(l, e) : ISO_OK;
+}
+
+static iso_err add_lines(labelling *l, const char *path, iso_error *e)
+{
+    iso_buf bytes = {0};
+    iso_error own;
+    iso_err err = iso_read_file(path, TEXT_FILE_MAX, &bytes, &own);
+    if (err && err != ISO_ERR_MEMORY) {
+        char quoted[512];
+        iso_log_quote(quoted, sizeof quoted, own.text);
+        fprintf(stderr, "isofed predict: %s\n", quoted);
+        l->failed++;
+        return ISO_OK;
+    }
+    if (err)
+        *e = own;
+    size_t line = 1;
+    for (size_t at = 0; !err && at < bytes.size; line++) {
+        const char *text = (const char *)bytes.data + at;
+        const char *end = memchr(text, '\n', bytes.size - at);
+        size_t n = end ? (size_t)(end - text) : bytes.size - at;
+        if (iso_cli_interrupted)
+            err = iso_fail(e, ISO_ERR_INTERRUPTED, "stopped");
+        else if (n)
+            err = add_text(l, path, line, text, n, e);
+        at += n + 1;
+    }
+    iso_buf_free(&bytes);
+    return err;
+}
+
 static iso_err add_word(labelling *l, const char *word, iso_error *e)
 {
+    iso_err (*add)(labelling *, const char *, iso_error *) = l->v.tokenizer ? add_lines : add_file;
     iso_names names = {0};
     iso_err err;
     if (!iso_is_dir(word))
-        return add_file(l, word, e);
+        return add(l, word, e);
     err = iso_list_dir(word, &names, e);
     for (size_t i = 0; !err && i < names.count; i++) {
         char *path = iso_path_join(word, names.names[i]);
         if (!path)
             err = iso_nomem(e, strlen(word));
         else if (names.names[i][0] != '.' && !iso_is_dir(path))
-            err = add_file(l, path, e);
+            err = add(l, path, e);
         free(path);
     }
     iso_names_free(&names);
@@ -149,13 +195,17 @@ static iso_err label_all(labelling *l, const iso_arg_list *words, iso_error *e)
     if (err || (err = iso_vision_head(&l->v, l->o->head, &l->h, e)) ||
         (err = iso_vision_adapt(&l->v, l->o->adapter, e)))
         return err;
-    iso_preprocess_size(&l->v.pre, &h, &w);
-    size_t values = (size_t)h * (size_t)w * 3;
+    size_t values = l->v.coding.room;
+    if (!l->v.tokenizer) {
+        iso_preprocess_size(&l->v.pre, &h, &w);
+        values = (size_t)h * (size_t)w * 3;
+    }
     l->bytes = iso_calloc(values, 1);
+    l->tokens = iso_calloc(values, sizeof *l->tokens);
     l->pixels = iso_calloc(values, FILES_A_BATCH * sizeof *l->pixels);
     l->features = iso_calloc(iso_model_dim(l->v.model), FILES_A_BATCH * sizeof *l->features);
     l->logits = iso_calloc(l->h.classes, sizeof *l->logits);
-    if (!l->bytes || !l->pixels || !l->features || !l->logits)
+    if (!l->bytes || !l->tokens || !l->pixels || !l->features || !l->logits)
         return iso_nomem(e, values * FILES_A_BATCH * sizeof *l->pixels);
     for (size_t i = 0; !err && i < words->count; i++)
         err = add_word(l, words->items[i], e);
@@ -179,6 +229,7 @@ static int run(int argc, char **argv)
     for (size_t i = 0; i < l.count; i++) /* after an error */
         free(l.paths[i]);
     free(l.bytes);
+    free(l.tokens);
     free(l.pixels);
     free(l.features);
     free(l.logits);
@@ -187,4 +238,4 @@ static int run(int argc, char **argv)
     return err ? iso_cli_fail("predict", err, &e) : 0;
 }
 
-const iso_command iso_cmd_predict = {"predict", "label images", run};
+const iso_command iso_cmd_predict = {"predict", "label images or texts", run};

@@ -4,11 +4,13 @@
 #include "cli/command.h"
 #include "cli/table.h"
 #include "cli/train_check.h"
+#include "cli/train_kinds.h"
 #include "cli/train_report.h"
 #include "core/args.h"
 #include "core/fsio.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "nn/adapter/factorised.h"
 #include "nn/train/metrics.h"
 
 #include <math.h>
@@ -25,6 +27,7 @@ typedef struct {
     double alpha, lr, head_lr, weight_decay, val_share;
     int head, probe;
     iso_arg_list targets;
+    iso_kind_options kinds;
     bool rslora, mirror, resume, check, allow_unreadable, last, json, quiet;
 } options;
 
@@ -33,15 +36,15 @@ static const char *const probe_kinds[] = {"ridge", "logistic", "means", NULL};
 
 static const iso_arg_row rows[] = {
     {"backbone", 0, ISO_ARG_STRING, offsetof(options, backbone), "DIR",
-     "Hugging Face folder of a ViT", 0, 0, NULL},
+     "Hugging Face folder: ViT, DeiT, DINOv2, CLIP; BERT for texts", 0, 0, NULL},
     {"data", 0, ISO_ARG_STRING, offsetof(options, data), "DIR",
-     "task folder: train/class/file, also val/ and test/", 0, 0, NULL},
+     "task folder: train/class/file, also val/ and test/; or texts.tsv", 0, 0, NULL},
     {"out", 'o', ISO_ARG_STRING, offsetof(options, out), "DIR", "where the adapter goes", 0, 0,
      NULL},
     {"check", 0, ISO_ARG_FLAG, offsetof(options, check), NULL,
      "only look at the data: classes, counts, bad files, duplicates", 0, 0, NULL},
-    {"adapter", 0, ISO_ARG_STRING, offsetof(options, adapter), "KIND", "kind of adapter", 0, 0,
-     NULL},
+    {"adapter", 0, ISO_ARG_STRING, offsetof(options, adapter), "KIND",
+     "kind of adapter: lora, data, toast, factorised", 0, 0, NULL},
     {"rank", 0, ISO_ARG_INT, offsetof(options, rank), "N", "rank", 1, 4096, NULL},
     {"alpha", 0, ISO_ARG_DOUBLE, offsetof(options, alpha), "X", "scale is alpha / rank", 1e-6, 1e6,
      NULL},
@@ -51,6 +54,38 @@ static const iso_arg_row rows[] = {
      "modules to adapt, by the end of their names (all linears)", 0, 0, NULL},
     {"first-block", 0, ISO_ARG_INT, offsetof(options, first_block), "N",
      "blocks below stay frozen (and are computed once)", 0, 1000, NULL},
+    {"form", 0, ISO_ARG_ENUM, offsetof(options, kinds.form), "FORM",
+     "factorised: which factors; --rank is their k", 0, 0, iso_factor_forms},
+    {"rank-lo", 0, ISO_ARG_INT, offsetof(options, kinds.rank_lo), "N", "data: low rank", 1, 4096,
+     NULL},
+    {"rank-hi", 0, ISO_ARG_INT, offsetof(options, kinds.rank_hi), "N", "data: high rank", 1, 4096,
+     NULL},
+    {"prompts", 0, ISO_ARG_INT, offsetof(options, kinds.prompts), "N",
+     "data: rows of a gate, a task", 1, 4096, NULL},
+    {"gap", 0, ISO_ARG_INT, offsetof(options, kinds.gap), "N", "data: blocks that share a gate", 1,
+     1000, NULL},
+    {"reduce", 0, ISO_ARG_ENUM, offsetof(options, kinds.reduce), "WORD",
+     "data: gates over the tokens' mean, or sum as published", 0, 0, iso_reduce_choices},
+    {"ortho", 0, ISO_ARG_DOUBLE, offsetof(options, kinds.ortho), "X",
+     "data: weight of the orthogonality penalty", 0, 1e6, NULL},
+    {"fixed-gate", 0, ISO_ARG_DOUBLE, offsetof(options, kinds.fixed_gate), "X",
+     "data: this constant instead of gates (the control)", 0, 1, NULL},
+    {"restore-every", 0, ISO_ARG_DOUBLE, offsetof(options, kinds.restore_every), "X",
+     "restoration each time this share of the steps is done (0: off)", 0, 1, NULL},
+    {"restore-p", 0, ISO_ARG_DOUBLE, offsetof(options, kinds.restore_p), "X",
+     "share of the adapter that returns to its start then", 0, 1, NULL},
+    {"full", 0, ISO_ARG_FLAG, offsetof(options, kinds.full), NULL,
+     "toast: train the chain whole, not low-rank parts", 0, 0, NULL},
+    {"train-p", 0, ISO_ARG_FLAG, offsetof(options, kinds.train_p), NULL,
+     "toast: train the transform after the selection", 0, 0, NULL},
+    {"value-bias", 0, ISO_ARG_ENUM, offsetof(options, kinds.value_bias), "WORD",
+     "toast: value bias once, or twice as published", 0, 0, iso_value_bias_choices},
+    {"stage", 0, ISO_ARG_INT, offsetof(options, kinds.stage), "N",
+     "toast: 1 makes the start tensors of a backbone", 1, 2, NULL},
+    {"stage1-by", 0, ISO_ARG_ENUM, offsetof(options, kinds.stage1), "WORD",
+     "toast: closed form, or training with the reconstruction loss", 0, 0, iso_stage1_choices},
+    {"recon", 0, ISO_ARG_DOUBLE, offsetof(options, kinds.recon), "X",
+     "toast: weight of the reconstruction in stage 1", 0, 1e6, NULL},
     {"steps", 0, ISO_ARG_INT, offsetof(options, steps), "N", "steps", 1, 1e7, NULL},
     {"batch", 0, ISO_ARG_INT, offsetof(options, batch), "N", "images a step", 1, 4096, NULL},
     {"lr", 0, ISO_ARG_DOUBLE, offsetof(options, lr), "X", "peak learning rate", 1e-9, 10, NULL},
@@ -99,7 +134,7 @@ static const iso_arg_row rows[] = {
 static const iso_arg_spec spec = {
     .usage = "isofed train --backbone DIR --data DIR -o OUT [options]\n"
              "       isofed train --check DATA",
-    .summary = "Train an adapter on labelled images; or check a data folder.",
+    .summary = "Train an adapter on labelled images or texts; or check a data folder.",
     .example = "isofed train --backbone models/embedded --data demo-data/tops -o out",
     .rows = rows,
     .max_words = 1,
@@ -161,9 +196,10 @@ static void print_text(const iso_train_outcome *t, const iso_train_plan *p, cons
 {
     char took[32];
     iso_duration_text(took, sizeof took, t->seconds);
-    printf("%s: %zu training, %zu validation images of %zu classes; scored on %zu %s images\n",
-           iso_path_base(p->data), t->train.set.count, t->val.set.count, t->head.classes, t->scored,
-           t->has_test ? "test" : "validation");
+    const char *noun = iso_vision_noun(&t->vision);
+    printf("%s: %zu training, %zu validation %s of %zu classes; scored on %zu %s %s\n",
+           iso_path_base(p->data), t->train.set.count, t->val.set.count, noun, t->head.classes,
+           t->scored, t->has_test ? "test" : "validation", noun);
     printf("  chance            %5.1f %%\n", 100 * t->chance);
     if (t->scored) {
         printf("  probe             %5.1f %%  +- %.1f\n", 100 * t->probe,
@@ -256,14 +292,22 @@ static iso_err train(const options *o, iso_error *e)
     if (err)
         goto done;
     iso_train_plan plan = plan_of(o, checkpoint);
-    if ((err = iso_vision_open(&t->vision, "train", o->backbone, e)) ||
-        (err = iso_train_run(t, &plan, e))) {
+    if ((err = iso_kind_apply(&o->kinds, &plan, e)) ||
+        (err = iso_vision_open(&t->vision, "train", o->backbone, e)))
+        goto done;
+    if (plan.train.is_stage1 && o->kinds.stage1 == 0) {
+        if (!(err = iso_train_load(t, &plan, e)))
+            err = iso_kind_ridge(t, &plan, o->out, e);
+        goto done;
+    }
+    if ((err = iso_train_run(t, &plan, e))) {
         if (err == ISO_ERR_INTERRUPTED && checkpoint)
             fprintf(stderr, "isofed train: state is in %s; go on with --resume\n", checkpoint);
         goto done;
     }
     answer = as_json(t, &plan, o);
-    if ((err = save(t, &plan, o, answer, e)))
+    if ((err = save(t, &plan, o, answer, e)) ||
+        (plan.train.is_stage1 && (err = iso_kind_save_start(t, o->out, e))))
         goto done;
     /* what depends on the machine is said, not stored */
     iso_json_set(answer, "training_bytes", iso_json_integer((int64_t)t->training_bytes));
@@ -284,6 +328,7 @@ static int run(int argc, char **argv)
 {
     iso_train_options d = iso_train_defaults();
     options o = {.adapter = "lora",
+                 .kinds = iso_kind_defaults(),
                  .rank = 8,
                  .alpha = 16,
                  .steps = (int64_t)d.steps,

@@ -3,7 +3,7 @@
 
 #include "cli/table.h"
 #include "core/log.h"
-#include "nn/data/images.h"
+#include "nn/data/texts.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -41,7 +41,10 @@ static void found(checking *c, const char *kind, const char *where, const char *
 static iso_err load(checking *c, const char *folder, iso_error *e)
 {
     iso_preprocess pre;
-    iso_err err = iso_images_classes(folder, &c->arena, &c->class_names, &c->classes, e);
+    bool is_text = iso_texts_are_at(folder);
+    iso_err err = ISO_OK;
+    if (!is_text)
+        err = iso_images_classes(folder, &c->arena, &c->class_names, &c->classes, e);
     iso_preprocess_default(&pre, CHECK_SIDE); /* every file is decoded as training would */
     for (int k = 0; !err && k < SPLITS; k++) {
         iso_image_options o = {.folder = folder,
@@ -51,7 +54,12 @@ static iso_err load(checking *c, const char *folder, iso_error *e)
                                .class_names = c->class_names,
                                .class_count = c->classes};
         iso_error own;
-        err = iso_images_load(&c->split[k], &o, &own);
+        err = is_text ? iso_texts_load(&c->split[k], &o, &(iso_text_coding){0}, &own)
+                      : iso_images_load(&c->split[k], &o, &own);
+        if (!err && is_text && k == 0) { /* the labels of all splits */
+            c->class_names = c->split[0].class_names;
+            c->classes = c->split[0].class_count;
+        }
         c->is_there[k] = !err;
         if (err == ISO_ERR_MEMORY || err == ISO_ERR_INTERNAL || (err && k == 0)) {
             *e = own;

@@ -34,7 +34,7 @@ static iso_err scores(iso_report *r, const iso_train_outcome *t, iso_error *e)
         cells[i * 3 + 1] = text[i][0];
         cells[i * 3 + 2] = rows[i].has_width && t->scored ? text[i][1] : "";
     }
-    return iso_report_table(r, t->has_test ? "On the test images" : "On the validation images",
+    return iso_report_table(r, t->has_test ? "On the test split" : "On the validation split",
                             header, 3, cells, ROWS, e);
 }
 
@@ -82,10 +82,28 @@ static iso_err confusion(iso_report *r, const iso_train_outcome *t, const int *p
     return err;
 }
 
+/* Texts instead. */
+static iso_err texts(iso_report *r, const iso_train_outcome *t, const int *predicted, iso_error *e)
+{
+    static const char *const header[] = {"text", "predicted", "label"};
+    const iso_image_set *s = &iso_train_scored(t)->set;
+    const char *cells[PICTURES * 3];
+    size_t n = s->count < PICTURES ? s->count : PICTURES;
+    for (size_t k = 0; k < n; k++) {
+        size_t i = k * s->count / n;
+        cells[k * 3] = s->rows[i].text;
+        cells[k * 3 + 1] = s->class_names[predicted[i]];
+        cells[k * 3 + 2] = s->class_names[s->rows[i].label];
+    }
+    return iso_report_table(r, "Some of the texts", header, 3, cells, n, e);
+}
+
 static iso_err pictures(iso_report *r, const iso_train_outcome *t, const int *predicted,
                         iso_error *e)
 {
     const iso_image_set *s = &iso_train_scored(t)->set;
+    if (!s->pixels)
+        return texts(r, t, predicted, e);
     size_t bytes = (size_t)s->height * (size_t)s->width * 3;
     iso_err err = ISO_OK;
     for (size_t k = 0; !err && k < PICTURES && k < s->count; k++) {
@@ -110,12 +128,12 @@ iso_err iso_train_report(const iso_train_outcome *t, const iso_train_plan *plan,
     if (t->scored)
         iso_linear_predict(&t->head, t->adapted, t->scored, predicted);
     if ((err = iso_report_text(&r, e,
-                               "%zu training and %zu validation images of %zu classes; %llu steps "
-                               "of %zu images, rank %zu, learning rate %g, head %s, seed %llu; "
+                               "%zu training and %zu validation %s of %zu classes; %llu steps "
+                               "of %zu, rank %zu, learning rate %g, head %s, seed %llu; "
                                "%.1f s.",
-                               t->train.set.count, t->val.set.count, t->head.classes,
-                               (unsigned long long)t->status.step, plan->train.batch,
-                               plan->adapter.rank, plan->train.lr,
+                               t->train.set.count, t->val.set.count, iso_vision_noun(&t->vision),
+                               t->head.classes, (unsigned long long)t->status.step,
+                               plan->train.batch, plan->adapter.rank, plan->train.lr,
                                plan->train.trains_head ? "joint" : "fixed",
                                (unsigned long long)plan->train.seed, t->seconds)) ||
         (err = iso_report_heading(&r, "Scores", e)) || (err = scores(&r, t, e)) ||

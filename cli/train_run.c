@@ -2,6 +2,7 @@
 #include "cli/train_run.h"
 
 #include "cli/command.h"
+#include "cli/train_kinds.h"
 #include "core/fsio.h"
 
 #include <math.h>
@@ -22,7 +23,6 @@ static void split_free(iso_train_split *s)
 static iso_err load_data(iso_train_outcome *t, const iso_train_plan *plan, iso_error *e)
 {
     iso_image_options o = {.folder = plan->data,
-                           .pre = &t->vision.pre,
                            .limit_per_class = plan->limit_per_class,
                            .allow_unreadable = plan->allow_unreadable};
     iso_linear_head given = {0};
@@ -34,16 +34,16 @@ static iso_err load_data(iso_train_outcome *t, const iso_train_plan *plan, iso_e
         o.class_names = given.class_names;
         o.class_count = given.classes;
     }
-    if ((err = iso_images_load_train_val(&t->train.set, &t->val.set, &o, plan->val_share,
-                                         plan->train.seed, e)))
+    if ((err = iso_vision_load_train_val(&t->vision, &t->train.set, &t->val.set, &o,
+                                         plan->val_share, plan->train.seed, e)))
         return err;
-    t->has_test = iso_images_has_split(plan->data, "test");
+    t->has_test = iso_vision_has_split(&t->vision, plan->data, "test");
     if (t->has_test) {
         o.split = "test";
         o.limit_per_class = 0;
         o.class_names = t->train.set.class_names;
         o.class_count = t->train.set.class_count;
-        if ((err = iso_images_load(&t->test.set, &o, e)))
+        if ((err = iso_vision_load(&t->vision, &t->test.set, &o, e)))
             return err;
     }
     iso_vision_print_notes("train", &t->train.set);
@@ -142,7 +142,7 @@ static iso_err train_adapter(iso_train_outcome *t, const iso_train_plan *plan, i
                                 .options = plan->train};
     watching w = {.t = t, .every = plan->train.steps / (ISO_TRAIN_CURVE_MAX - 2) + 1};
     iso_err err = make_adapter(t, plan, e);
-    if (err)
+    if (err || (err = iso_kind_prepare(t, plan, e)))
         return err;
     setup.adapter = t->vision.adapter;
     setup.options.data = iso_images_digest(&t->train.set);
@@ -161,7 +161,7 @@ static iso_err train_adapter(iso_train_outcome *t, const iso_train_plan *plan, i
                 (unsigned long long)s.step, plan->train.steps);
     err = iso_training_run(w.training, watch, &w, &t->status, e);
     iso_training_close(w.training);
-    return err;
+    return err ? err : iso_kind_conclude(t, e);
 }
 
 /* ---- scores with the adapter ---- */
@@ -220,6 +220,13 @@ static iso_err check_checkpoint(const iso_train_plan *plan, iso_error *e)
     if (is_there && !plan->resume)
         return iso_fail(e, ISO_ERR_USAGE, "%s is there: go on with --resume, or remove it", file);
     return ISO_OK;
+}
+
+iso_err iso_train_load(iso_train_outcome *t, const iso_train_plan *plan, iso_error *e)
+{
+    iso_err err = load_data(t, plan, e);
+    t->train.feed = (iso_image_feed){.set = &t->train.set};
+    return err;
 }
 
 iso_err iso_train_run(iso_train_outcome *t, const iso_train_plan *plan, iso_error *e)
