@@ -193,17 +193,17 @@ static size_t first_block(const iso_adapter *a, size_t lowest)
     return a->is_folded || lowest >= a->backbone->shape.depth ? lowest : lowest / t->gap * t->gap;
 }
 
-iso_err iso_data_expand(iso_adapter **out, const iso_adapter *a, uint64_t seed, iso_error *e)
+/* A new adapter with the factors of `a` and room for `old` frozen rows. */
+static iso_err with_rows(iso_adapter **out, const iso_adapter *a, size_t old, iso_error *e)
 {
     const iso_data *t = a->own;
     const iso_backbone *b = a->backbone;
-    size_t d = b->shape.dim;
     iso_adapter *n = NULL;
     iso_data config = {.lo = t->lo,
                        .hi = t->hi,
                        .prompts = t->prompts,
                        .gap = t->gap,
-                       .old = t->old + t->prompts,
+                       .old = old,
                        .is_sum = t->is_sum,
                        .ortho = t->ortho,
                        .fixed = t->fixed};
@@ -211,33 +211,73 @@ iso_err iso_data_expand(iso_adapter **out, const iso_adapter *a, uint64_t seed, 
     if (err)
         return err;
     bool *is_target = iso_arena_calloc(&n->arena, b->module_count, sizeof *is_target);
-    if (!is_target) {
+    if (!is_target)
         err = iso_nomem(e, b->module_count);
-        goto done;
-    }
-    for (size_t i = 0; i < t->count; i++)
+    for (size_t i = 0; !err && i < t->count; i++)
         is_target[t->parts[i].module - b->modules] = true;
-    if ((err = iso_data_lay_out(n, &config, is_target, e)))
-        goto done;
-    memcpy(n->params, a->params, t->gates * sizeof *n->params);
-    for (size_t i = 0; i < t->groups * 6; i++) {
-        float *to = iso_data_frozen_rows(n, i / 6, i / 3 % 2, i % 3);
-        memcpy(to, iso_data_frozen_rows(a, i / 6, i / 3 % 2, i % 3), t->old * d * sizeof *to);
-        memcpy(to + t->old * d, a->params + iso_data_rows_in_params(a, i / 6, i / 3 % 2, i % 3),
-               t->prompts * d * sizeof *to);
+    if (err || (err = iso_data_lay_out(n, &config, is_target, e))) {
+        iso_adapter_close(n);
+        return err;
     }
-    if (config.prompts && (err = draw_rows(n, seed, e)))
-        goto done;
     iso_data *fresh = n->own;
-    memcpy(fresh->mean, t->mean, t->groups * 2 * sizeof *t->mean);
-    memcpy(fresh->variance, t->variance, t->groups * 2 * sizeof *t->variance);
+    memcpy(n->params, a->params, t->gates * sizeof *n->params);
+    memcpy(fresh->mean, t->mean, t->groups * ISO_DATA_BRANCHES * sizeof *t->mean);
+    memcpy(fresh->variance, t->variance, t->groups * ISO_DATA_BRANCHES * sizeof *t->variance);
     fresh->has_gates = t->has_gates;
     n->is_folded = a->is_folded;
     iso_adapter_settle(n);
     *out = n;
     return ISO_OK;
-done:
-    iso_adapter_close(n);
+}
+
+/* Row k of all rows of `a`, frozen or trained. */
+static const float *row_of(const iso_adapter *a, size_t group, size_t branch, size_t letter,
+                           size_t k)
+{
+    const iso_data *t = a->own;
+    size_t d = a->backbone->shape.dim;
+    return k < t->old
+               ? iso_data_frozen_rows(a, group, branch, letter) + k * d
+               : a->params + iso_data_rows_in_params(a, group, branch, letter) + (k - t->old) * d;
+}
+
+/* The first rows of `from` become the frozen rows of `to`, and the next its trained ones as far as
+ * there are. */
+static void take_rows(iso_adapter *to, const iso_adapter *from)
+{
+    const iso_data *t = to->own, *f = from->own;
+    size_t d = to->backbone->shape.dim;
+    for (size_t i = 0; i < t->groups * 6; i++)
+        for (size_t k = 0; k < t->old + t->prompts && k < f->old + f->prompts; k++)
+            memcpy((float *)(uintptr_t)row_of(to, i / 6, i / 3 % 2, i % 3, k),
+                   row_of(from, i / 6, i / 3 % 2, i % 3, k), d * sizeof(float));
+}
+
+iso_err iso_data_expand(iso_adapter **out, const iso_adapter *a, uint64_t seed, iso_error *e)
+{
+    const iso_data *t = a->own;
+    iso_adapter *n = NULL;
+    iso_err err = with_rows(&n, a, t->old + t->prompts, e);
+    if (err)
+        return err;
+    take_rows(n, a);
+    if (t->prompts && (err = draw_rows(n, seed, e))) {
+        iso_adapter_close(n);
+        return err;
+    }
+    *out = n;
+    return ISO_OK;
+}
+
+iso_err iso_data_at_task(iso_adapter **out, const iso_adapter *a, size_t task, iso_error *e)
+{
+    const iso_data *t = a->own;
+    if (task > iso_data_task(a))
+        return iso_fail(e, ISO_ERR_USAGE, "task %zu; the adapter has seen %zu", task,
+                        iso_data_task(a) + 1);
+    iso_err err = with_rows(out, a, task * t->prompts, e);
+    if (!err)
+        take_rows(*out, a);
     return err;
 }
 

@@ -28,6 +28,10 @@ size_t iso_data_task(const iso_adapter *a); /* 0 for the first */
  * they are measured again. */
 iso_err iso_data_expand(iso_adapter **out, const iso_adapter *a, uint64_t seed,
                         iso_error *e) ISO_MUST_CHECK;
+/* The adapter as samples of an earlier task see it: factors as they are now, rows up to that task's
+ * (specs/data.md 10: the task is known). */
+iso_err iso_data_at_task(iso_adapter **out, const iso_adapter *a, size_t task,
+                         iso_error *e) ISO_MUST_CHECK;
 /* New rows (p, d) of draws (p, d): Gram-Schmidt against old (n, d) and the new rows before, then
  * unit length. Returns the first row whose projection vanishes, or p. */
 size_t iso_data_orthonormal(const double *old, size_t n, const double *draws, size_t p, size_t d,

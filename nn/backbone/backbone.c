@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TOP_DOWN_FILE "top_down.safetensors"
+
 enum { CONFIG_MAX_BYTES = 1 << 20, MAX_TOKENS = 16384, MAX_SIDE = 4096 };
 
 const iso_backbone_family *iso_backbone_family_find(const char *model_type)
@@ -164,6 +166,27 @@ iso_err iso_backbone_open(iso_backbone **out, const char *folder, iso_error *e)
     return iso_backbone_open_as(out, folder, &(iso_backbone_options){0}, e);
 }
 
+/* Start tensors beside the backbone, where there are: of this generation, or refused. */
+static iso_err open_top_down(iso_backbone *b, const char *folder, iso_error *e)
+{
+    char hex[ISO_DIGEST_HEX];
+    iso_err err = ISO_OK;
+    iso_safetensors *st = iso_arena_calloc(&b->arena, 1, sizeof *st);
+    char *path = iso_path_join(folder, TOP_DOWN_FILE);
+    if (!st || !path) {
+        err = iso_nomem(e, sizeof *st);
+    } else if (iso_path_exists(path) && !(err = iso_safetensors_open(st, path, e))) {
+        b->top_down = st;
+        const char *of = iso_safetensors_meta(st, "generation");
+        iso_hex(hex, b->generation.b, ISO_DIGEST_BYTES);
+        if (!of || strcmp(of, hex) != 0)
+            err = iso_fail(e, ISO_ERR_DATA, "%s: made for generation %.12s, the backbone is %.12s",
+                           path, of ? of : "unknown", hex);
+    }
+    free(path);
+    return err;
+}
+
 iso_err iso_backbone_open_as(iso_backbone **out, const char *folder, const iso_backbone_options *o,
                              iso_error *e)
 {
@@ -180,6 +203,10 @@ iso_err iso_backbone_open_as(iso_backbone **out, const char *folder, const iso_b
     if (err)
         goto done;
     err = iso_backbone_make_as(out, config, &st, &own, folder, e);
+    if (!err && (err = open_top_down(*out, folder, e))) {
+        iso_backbone_close(*out);
+        *out = NULL;
+    }
 done:
     free(path);
     iso_json_free(config);
@@ -191,6 +218,8 @@ void iso_backbone_close(iso_backbone *b)
 {
     if (!b)
         return;
+    if (b->top_down)
+        iso_safetensors_close((iso_safetensors *)(uintptr_t)b->top_down);
     iso_arena_free(&b->arena);
     free(b);
 }

@@ -131,6 +131,8 @@ struct iso_backbone {
     iso_packed *matrices; /* frozen; forward panels filled */
     size_t matrix_count;
     void *own; /* the family's */
+    /* Start tensors of TOAST that came in the same folder (nn/adapter/toast.h); NULL: none. */
+    const iso_safetensors *top_down;
     iso_arena arena;
 };
 

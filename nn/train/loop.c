@@ -17,8 +17,10 @@ enum { MAX_BATCH = 4096, SCORE_CHUNK = 256 };
 struct iso_training {
     iso_training_setup setup;
     iso_model *model;
-    iso_work *work;
+    iso_work *work, *read; /* read: for evaluations, where `work` reads more than one token */
     iso_prefix train_prefix, val_prefix;
+    iso_first_pass train_first, val_first;
+    float *reference; /* the adapter as it began, for restoration; or NULL */
     size_t adapter_count, head_count, weight_count; /* parameters; weight_count of the head's W */
     size_t micro_batches;                           /* of a batch */
     float *grads;                                   /* (micro_batches, adapter + head) */
@@ -97,9 +99,11 @@ static void scatter(iso_training *t, const float *in)
 
 /* ---- evaluation ---- */
 
-static iso_source source_of(const iso_train_set *s, const iso_prefix *prefix)
+static iso_source source_of(const iso_train_set *s, const iso_prefix *prefix,
+                            const iso_first_pass *first)
 {
-    return (iso_source){.n = s->n, .pixels = s->pixels, .ctx = s->ctx, .prefix = prefix};
+    return (iso_source){
+        .n = s->n, .pixels = s->pixels, .ctx = s->ctx, .prefix = prefix, .first_pass = first};
 }
 
 static void evaluate(iso_training *t)
@@ -107,8 +111,9 @@ static void evaluate(iso_training *t)
     const iso_train_set *val = &t->setup.val;
     if (val->n == 0)
         return;
-    iso_source source = source_of(val, &t->val_prefix);
-    iso_model_features_in(t->model, t->work, &source, NULL, val->n, t->features);
+    iso_source source = source_of(val, &t->val_prefix, &t->val_first);
+    iso_model_features_in(t->model, t->read ? t->read : t->work, &source, NULL, val->n,
+                          t->features);
     t->now.val_accuracy = iso_training_score(t->setup.head, t->features, val->labels, val->n,
                                              t->scores, &t->now.val_loss);
     bool is_better =
@@ -209,6 +214,11 @@ static iso_digest run_digest(const iso_training *t)
     iso_hasher hash;
     iso_hasher_init(&hash);
     iso_hasher_add(&hash, text, strlen(text));
+    if (o->restore.every > 0.0 || o->is_stage1) {
+        snprintf(text, sizeof text, "restore %a %a stage1 %d", o->restore.every,
+                 o->restore.probability, o->is_stage1);
+        iso_hasher_add(&hash, text, strlen(text));
+    }
     iso_hasher_add(&hash, t->setup.backbone->generation.b, ISO_DIGEST_BYTES);
     iso_hasher_add(&hash, a->is_adapted, t->setup.backbone->matrix_count * sizeof *a->is_adapted);
     iso_hasher_add(&hash, a->params, a->param_count * sizeof *a->params);
@@ -244,6 +254,14 @@ static iso_err check_setup(const iso_training_setup *s, iso_error *e)
     if (!(o->clip_norm >= 0.0) || !(o->final_share >= 0.0 && o->final_share <= 1.0))
         return iso_fail(e, ISO_ERR_USAGE, "clip norm %g, final share %g; expected >= 0 and 0..1",
                         o->clip_norm, o->final_share);
+    if (!(o->restore.every >= 0.0 && o->restore.every <= 1.0 && o->restore.probability >= 0.0 &&
+          o->restore.probability <= 1.0))
+        return iso_fail(e, ISO_ERR_USAGE, "restoration every %g with probability %g; both are 0..1",
+                        o->restore.every, o->restore.probability);
+    if (o->is_stage1 && !(s->adapter->kind->is_two_pass && o->trains_head))
+        return iso_fail(e, ISO_ERR_USAGE, "stage 1 is TOAST's, and trains the head as well");
+    if (o->is_stage1 && s->backbone->family->lengths)
+        return iso_fail(e, ISO_ERR_USAGE, "stage 1 takes samples of one length");
     if (s->train.n == 0)
         return iso_fail(e, ISO_ERR_DATA, "no training images");
     if (s->adapter->lowest_block == s->backbone->shape.depth)
@@ -267,6 +285,12 @@ static iso_err allocate(iso_training *t, iso_error *e)
     t->v = iso_arena_calloc(a, count, sizeof *t->v);
     t->staged = iso_arena_alloc(a, count, sizeof *t->staged);
     t->best = s->options.keeps_best ? iso_arena_calloc(a, count, sizeof *t->best) : NULL;
+    if (s->options.restore.every > 0.0) {
+        t->reference = iso_arena_alloc(a, s->adapter->decay_count, sizeof *t->reference);
+        if (!t->reference)
+            return iso_nomem(e, s->adapter->decay_count * sizeof *t->reference);
+        memcpy(t->reference, s->adapter->params, s->adapter->decay_count * sizeof *t->reference);
+    }
     t->order = iso_arena_alloc(a, s->train.n, sizeof *t->order);
     t->idx = iso_arena_alloc(a, batch, sizeof *t->idx);
     t->labels = iso_arena_alloc(a, batch, sizeof *t->labels);
@@ -308,18 +332,24 @@ iso_err iso_training_open(iso_training **out, const iso_training_setup *s, iso_e
         goto fail;
     size_t micro = iso_model_micro_batch(t->model);
     t->micro_batches = (s->options.batch + micro - 1) / micro;
-    if ((err = allocate(t, e)) || (err = iso_work_open(&t->work, t->model, 1, e)) ||
-        (err = resume(t, e)))
+    size_t read = s->options.is_stage1 ? s->backbone->shape.tokens : 1;
+    if ((err = allocate(t, e)) || (err = iso_work_open(&t->work, t->model, read, e)) ||
+        (read > 1 && (err = iso_work_open(&t->read, t->model, 1, e))) || (err = resume(t, e)))
         goto fail;
     if (t->now.resumed)
         iso_model_fold(t->model, NULL);
-    iso_source train = source_of(&s->train, NULL), val = source_of(&s->val, NULL);
+    iso_source train = source_of(&s->train, NULL, NULL), val = source_of(&s->val, NULL, NULL);
     size_t block = s->adapter->lowest_block, budget = s->options.cache_bytes;
     if (!s->options.augments && !t->now.is_done &&
         (err = iso_model_prefix(t->model, &train, block, budget, &t->train_prefix, e)))
         goto fail;
     if (!t->now.is_done &&
         (err = iso_model_prefix(t->model, &val, block, budget, &t->val_prefix, e)))
+        goto fail;
+    if (!s->options.augments && !t->now.is_done &&
+        (err = iso_model_first_pass(t->model, &train, budget, &t->train_first, e)))
+        goto fail;
+    if (!t->now.is_done && (err = iso_model_first_pass(t->model, &val, budget, &t->val_first, e)))
         goto fail;
     *out = t;
     return ISO_OK;
@@ -334,6 +364,9 @@ void iso_training_close(iso_training *t)
         return;
     iso_prefix_free(&t->train_prefix);
     iso_prefix_free(&t->val_prefix);
+    iso_first_pass_free(&t->train_first);
+    iso_first_pass_free(&t->val_first);
+    iso_work_close(t->read);
     iso_work_close(t->work);
     iso_model_close(t->model);
     iso_arena_free(&t->arena);
@@ -344,7 +377,11 @@ size_t iso_training_bytes(const iso_training *t)
 {
     size_t row = t->setup.backbone->shape.dim * sizeof(float);
     const iso_prefix *train = &t->train_prefix, *val = &t->val_prefix;
+    size_t first = t->setup.backbone->shape.tokens * row;
     return t->arena.held_bytes + iso_work_bytes(t->work) + iso_model_bytes(t->model) +
+           (t->read ? iso_work_bytes(t->read) : 0) +
+           (t->train_first.z ? t->train_first.n : 0) * first +
+           (t->val_first.z ? t->val_first.n : 0) * first +
            (train->hidden ? train->n * train->tokens * row : 0) +
            (val->hidden ? val->n * val->tokens * row : 0);
 }
@@ -367,27 +404,47 @@ static void draw_batch(iso_training *t)
     }
 }
 
-/* Cross-entropy of the head: z = f W' + b, df = dz W, dW = dz' f, db = sum dz. */
-static double head_loss(void *ctx, size_t first, size_t n, const float *out, float *dout,
-                        float *extra)
+/* Cross-entropy of the head on features ld apart: z = f W' + b, df = dz W, dW = dz' f, db = sum
+ * dz. df NULL: the head alone learns. */
+static double head_term(const iso_training *t, float weight, size_t first, size_t n, const float *f,
+                        size_t ld, float *df, float *extra)
 {
-    const iso_training *t = ctx;
     const iso_linear_head *h = t->setup.head;
     size_t c = h->classes, d = h->dim;
     float *z = t->logits + first * c;
     for (size_t i = 0; i < n; i++)
         memcpy(z + i * c, h->b, c * sizeof *z);
-    iso_gemm(false, true, n, c, d, 1.0F, out, d, h->W, d, 1.0F, z, c);
+    iso_gemm(false, true, n, c, d, 1.0F, f, ld, h->W, d, 1.0F, z, c);
     double loss =
-        iso_loss_rows(n, c, z, t->labels + first, 1.0F / (float)t->setup.options.batch, z);
-    iso_gemm(false, false, n, d, c, 1.0F, z, c, h->W, d, 0.0F, dout, d);
+        iso_loss_rows(n, c, z, t->labels + first, weight / (float)t->setup.options.batch, z);
+    if (df)
+        iso_gemm(false, false, n, d, c, 1.0F, z, c, h->W, d, 0.0F, df, ld);
     if (t->head_count) {
-        iso_gemm(true, false, c, d, n, 1.0F, z, c, out, d, 1.0F, extra, d);
+        iso_gemm(true, false, c, d, n, 1.0F, z, c, f, ld, 1.0F, extra, d);
         for (size_t i = 0; i < n; i++)
             for (size_t k = 0; k < c; k++)
                 extra[t->weight_count + k] += z[i * c + k];
     }
-    return loss;
+    return loss * (double)weight;
+}
+
+static double head_loss(void *ctx, size_t first, size_t n, const float *out, float *dout,
+                        float *extra)
+{
+    const iso_training *t = ctx;
+    size_t d = t->setup.head->dim;
+    if (!t->setup.options.is_stage1)
+        return head_term(t, 1.0F, first, n, out, d, dout, extra);
+    size_t image = t->setup.backbone->shape.tokens * d; /* all tokens were read */
+    memset(dout, 0, n * image * sizeof *dout);
+    return head_term(t, 0.5F, first, n, out, image, dout, extra);
+}
+
+/* Stage 1: half of the loss is that of the first pass. */
+static double first_loss(void *ctx, size_t first, size_t n, const float *z, size_t ldz,
+                         float *extra)
+{
+    return head_term(ctx, 0.5F, first, n, z, ldz, NULL, extra);
 }
 
 static iso_err one_step(iso_training *t, iso_error *e)
@@ -395,7 +452,7 @@ static iso_err one_step(iso_training *t, iso_error *e)
     const iso_train_options *o = &t->setup.options;
     size_t count = t->adapter_count + t->head_count;
     draw_batch(t);
-    iso_source source = source_of(&t->setup.train, &t->train_prefix);
+    iso_source source = source_of(&t->setup.train, &t->train_prefix, &t->train_first);
     iso_gradient_job job = {.source = &source,
                             .idx = t->idx,
                             .n = o->batch,
@@ -405,8 +462,12 @@ static iso_err one_step(iso_training *t, iso_error *e)
                             .grads = t->grads,
                             .stride = count,
                             .extra = t->head_count,
-                            .losses = t->losses};
+                            .losses = t->losses,
+                            .first_loss = o->is_stage1 ? first_loss : NULL};
+    iso_adapter *a = t->setup.adapter;
     double loss = iso_model_gradient(t->model, t->work, &job) / (double)o->batch;
+    if (a->kind->penalty && iso_adapter_runs(a))
+        loss += a->kind->penalty(a, a->params, t->grads);
     double norm = iso_gradient_norm(t->grads, count);
     if (!isfinite(loss) || !isfinite(norm))
         return iso_fail(e, ISO_ERR_NONFINITE,
@@ -418,8 +479,16 @@ static iso_err one_step(iso_training *t, iso_error *e)
     double rate = iso_schedule_at(&schedule, t->now.step);
     uint64_t step = t->now.step + 1;
     iso_adamw w = iso_adamw_default(o->lr * rate, o->weight_decay);
-    size_t at = t->adapter_count;
-    iso_adamw_step(&w, step, at, t->setup.adapter->params, t->grads, scale, t->m, t->v);
+    size_t at = a->decay_count;
+    iso_adamw_step(&w, step, at, a->params, t->grads, scale, t->m, t->v);
+    if (at < t->adapter_count) { /* gates, selection: no decay */
+        iso_adamw plain = iso_adamw_default(o->lr * rate, 0.0);
+        iso_adamw_step(&plain, step, t->adapter_count - at, a->params + at, t->grads + at, scale,
+                       t->m + at, t->v + at);
+    }
+    if (t->reference && iso_restore_is_due(&o->restore, step, o->steps))
+        iso_restore_apply(&o->restore, o->seed, step, at, t->reference, a->params);
+    at = t->adapter_count;
     if (t->head_count) {
         w.lr = o->head_lr * rate;
         iso_adamw_step(&w, step, t->weight_count, t->setup.head->W, t->grads + at, scale, t->m + at,

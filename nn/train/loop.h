@@ -9,6 +9,7 @@
 
 #include "nn/head/linear.h"
 #include "nn/model.h"
+#include "nn/train/restore.h"
 
 /* Images and their labels; labels in 0 .. head's classes - 1. n = 0: none (validation only). */
 typedef struct {
@@ -37,6 +38,9 @@ typedef struct {
     size_t checkpoint_every; /* steps; 0: only when interrupted or done */
     bool is_quiet;           /* no progress line in iso_training_run */
     iso_digest data;         /* of the training images, for U60; zero: not compared */
+    iso_restore restore;     /* parameters that return to where this training began; zero: none */
+    /* Stage 1 of TOAST: the mean of both passes' losses; the head is trained (toast.md R1). */
+    bool is_stage1;
 } iso_train_options;
 
 /* 300 steps of 16, lr 1e-3, weight decay 0.01, warm-up 20, clip 1, joint off, cache 512 MiB. */
