@@ -6,6 +6,7 @@
 #include "cli/train_check.h"
 #include "cli/train_kinds.h"
 #include "cli/train_report.h"
+#include "cli/train_sequence.h"
 #include "core/args.h"
 #include "core/fsio.h"
 #include "core/parallel.h"
@@ -21,11 +22,12 @@
 enum { HEAD_FIXED, HEAD_JOINT };
 
 typedef struct {
-    const char *backbone, *data, *out, *report, *checkpoint, *head_file, *start, *adapter;
+    const char *backbone, *data, *out, *report, *checkpoint, *head_file, *start, *adapter,
+        *sequence;
     int64_t rank, steps, batch, seed, limit, threads, warmup, eval_every, patience, shift,
         first_block;
     double alpha, lr, head_lr, weight_decay, val_share;
-    int head, probe;
+    int head, probe, mode;
     iso_arg_list targets;
     iso_kind_options kinds;
     bool rslora, mirror, resume, check, allow_unreadable, last, json, quiet;
@@ -43,6 +45,10 @@ static const iso_arg_row rows[] = {
      NULL},
     {"check", 0, ISO_ARG_FLAG, offsetof(options, check), NULL,
      "only look at the data: classes, counts, bad files, duplicates", 0, 0, NULL},
+    {"sequence", 0, ISO_ARG_STRING, offsetof(options, sequence), "FILE",
+     "task folders, one a line, learnt one after the other: the accuracy matrix", 0, 0, NULL},
+    {"mode", 0, ISO_ARG_ENUM, offsetof(options, mode), "WORD",
+     "sequence: train one adapter on, a fresh one a task, or none", 0, 0, iso_sequence_modes},
     {"adapter", 0, ISO_ARG_STRING, offsetof(options, adapter), "KIND",
      "kind of adapter: lora, data, toast, factorised", 0, 0, NULL},
     {"rank", 0, ISO_ARG_INT, offsetof(options, rank), "N", "rank", 1, 4096, NULL},
@@ -133,6 +139,7 @@ static const iso_arg_row rows[] = {
 
 static const iso_arg_spec spec = {
     .usage = "isofed train --backbone DIR --data DIR -o OUT [options]\n"
+             "       isofed train --sequence FILE --backbone DIR -o OUT [options]\n"
              "       isofed train --check DATA",
     .summary = "Train an adapter on labelled images or texts; or check a data folder.",
     .example = "isofed train --backbone models/embedded --data demo-data/tops -o out",
@@ -282,7 +289,7 @@ static iso_err train(const options *o, iso_error *e)
     iso_train_outcome *t = iso_calloc(1, sizeof *t); /* the curves make it large */
     if (!t)
         return iso_nomem(e, sizeof *t);
-    if (!o->data)
+    if (!o->data && !o->sequence)
         err = iso_fail(e, ISO_ERR_USAGE, "say what to train on: --data DIR");
     else if (!o->out)
         err = iso_fail(e, ISO_ERR_USAGE, "say where the adapter goes: -o DIR");
@@ -292,6 +299,12 @@ static iso_err train(const options *o, iso_error *e)
     if (err)
         goto done;
     iso_train_plan plan = plan_of(o, checkpoint);
+    if (o->sequence) {
+        if (!(err = iso_kind_apply(&o->kinds, &plan, e)))
+            err = iso_train_sequence(o->backbone, o->sequence, &plan, (iso_sequence_mode)o->mode,
+                                     o->out, o->report, o->json, e);
+        goto done;
+    }
     if ((err = iso_kind_apply(&o->kinds, &plan, e)) ||
         (err = iso_vision_open(&t->vision, "train", o->backbone, e)))
         goto done;

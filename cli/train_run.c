@@ -225,7 +225,12 @@ static iso_err check_checkpoint(const iso_train_plan *plan, iso_error *e)
 iso_err iso_train_load(iso_train_outcome *t, const iso_train_plan *plan, iso_error *e)
 {
     iso_err err = load_data(t, plan, e);
-    t->train.feed = (iso_image_feed){.set = &t->train.set};
+    iso_train_split *all[3] = {&t->train, &t->val, &t->test};
+    for (int k = 0; k < 3; k++)
+        all[k]->feed = (iso_image_feed){.set = &all[k]->set,
+                                        .seed = plan->train.seed,
+                                        .shift = plan->shift,
+                                        .is_mirrored = plan->is_mirrored};
     return err;
 }
 

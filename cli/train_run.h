@@ -53,6 +53,9 @@ typedef struct {
     size_t curve_count;
 } iso_train_outcome;
 
+/* Only the data, as the training would load them. */
+iso_err iso_train_load(iso_train_outcome *t, const iso_train_plan *plan,
+                       iso_error *e) ISO_MUST_CHECK;
 /* Trains. v is the opened backbone and becomes the outcome's. The outcome is released by
  * iso_train_outcome_free also after an error. */
 iso_err iso_train_run(iso_train_outcome *t, const iso_train_plan *plan,
