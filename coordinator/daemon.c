@@ -158,7 +158,7 @@ static iso_err reload(iso_shell *s, iso_error *e)
     iso_coord_free(s->core);
     s->core = NULL;
     s->must_reload = false;
-    s->op_count = s->held_count = s->step_count = s->answer_count = 0;
+    s->op_count = s->held_count = s->step_count = s->answer_count = s->store_count = 0;
     iso_server_cut_all(s->server);
     iso_admin_fail_all(s->admin, "{\"ok\":false,\"code\":\"not_stored\",\"error\":\"the state "
                                  "could not be written (is the disk full?): nothing was done\"}");
@@ -173,7 +173,7 @@ static iso_err reload(iso_shell *s, iso_error *e)
 static long wait_ms(const iso_shell *s)
 {
     iso_time now = s->clock.mono_ms(s->clock.ctx), wake = iso_coord_next_wake(s->core);
-    if (s->answer_count || s->must_reload)
+    if (s->answer_count || s->store_count || s->must_reload)
         return 0;
     uint64_t left = wake > now ? wake - now : 0;
     return left < 1000 ? (long)left : 1000;
@@ -201,10 +201,11 @@ static iso_err run_loop(iso_shell *s, int signal_fd, iso_error *e)
         iso_shell_step(s, &tick);
         if ((err = look_around(s, e)) != ISO_OK)
             return err;
-        iso_shell_settle(s);
-        iso_shell_flush(s);
-        iso_shell_settle(s);
-        iso_shell_flush(s);
+        for (int i = 0; i < 2; i++) { /* what the first transaction has let go makes the second */
+            iso_shell_store(s);
+            iso_shell_settle(s);
+            iso_shell_flush(s);
+        }
         if (s->must_reload && (err = reload(s, e)) != ISO_OK)
             return err;
     }

@@ -16,8 +16,11 @@
 typedef struct {
     int fd;
     uint64_t bytes;
+    uint64_t begun; /* given to the disk so far */
     iso_hasher hash;
 } partial;
+
+enum { WRITE_BACK_BYTES = 1 << 20, ONE_BY_ONE = 2 };
 
 static void path_of(const iso_partials *p, const uint8_t id[16], char out[4096])
 {
@@ -139,25 +142,55 @@ iso_err iso_partial_write(iso_partials *p, const uint8_t id[16], const void *dat
     }
     iso_hasher_add(&f->hash, data, bytes);
     f->bytes += bytes;
+    /* The disk begins at once, so that the sync at the end has little left to wait for. */
+    if (f->bytes - f->begun >= WRITE_BACK_BYTES) {
+        sync_file_range(f->fd, (off_t)f->begun, (off_t)(f->bytes - f->begun),
+                        SYNC_FILE_RANGE_WRITE);
+        f->begun = f->bytes;
+    }
     iso_crash_point("F2");
     return ISO_OK;
 }
 
-iso_err iso_partial_store(iso_partials *p, const uint8_t id[16], const iso_digest *digest,
-                          uint64_t body_bytes, iso_blob_dir *blobs, iso_error *e)
+/* Is the file what its header said? */
+static iso_err compare(const partial *f, const iso_partial_file *x, iso_error *e)
 {
-    partial *f = iso_index_get(&p->files, id);
-    if (!f)
-        return iso_fail(e, ISO_ERR_INTERNAL, "upload is not open");
+    iso_hasher h = f->hash;
+    iso_digest have = iso_hasher_end(&h);
+    return f->bytes == x->bytes && iso_digest_equal(&have, &x->digest)
+               ? ISO_OK
+               : iso_fail(e, ISO_ERR_DATA, "the body has another digest");
+}
+
+static iso_err store_one(iso_partials *p, const iso_partial_file *x, bool is_synced_alone,
+                         iso_blob_dir *blobs, iso_error *e)
+{
     char path[4096];
-    path_of(p, id, path);
-    iso_digest have = iso_hasher_end(&f->hash);
-    bool is_same = f->bytes == body_bytes && iso_digest_equal(&have, digest);
-    iso_err err = is_same ? ISO_OK : iso_fail(e, ISO_ERR_DATA, "the body has another digest");
-    if (!err && fdatasync(f->fd) != 0)
+    partial *f = iso_index_get(&p->files, x->id);
+    if (!f) /* dropped meanwhile, its site revoked: nobody waits for this answer */
+        return iso_fail(e, ISO_ERR_DATA, "upload is not open");
+    path_of(p, x->id, path);
+    iso_err err = compare(f, x, e);
+    if (!err && is_synced_alone && fdatasync(f->fd) != 0)
         err = iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", path);
-    close_file(p, id);
-    return err ? err : iso_blob_dir_adopt(blobs, path, digest, e);
+    close_file(p, x->id);
+    if (err)
+        return err;
+    return (is_synced_alone ? iso_blob_dir_adopt : iso_blob_dir_place)(blobs, path, &x->digest, e);
+}
+
+void iso_partials_store(iso_partials *p, iso_partial_file *files, size_t count, iso_blob_dir *blobs,
+                        iso_error *e)
+{
+    bool is_alone = count <= ONE_BY_ONE, has_some = false;
+    for (size_t i = 0; i < count; i++) {
+        files[i].err = store_one(p, &files[i], is_alone, blobs, e);
+        has_some = has_some || !files[i].err;
+    }
+    iso_err err = !is_alone && has_some ? iso_blob_dir_sync(blobs, e) : ISO_OK;
+    for (size_t i = 0; i < count && err; i++)
+        if (!files[i].err)
+            files[i].err = err; /* a blob that no record names: swept at the next start */
 }
 
 void iso_partial_drop(iso_partials *p, const uint8_t id[16])

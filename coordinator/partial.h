@@ -20,10 +20,16 @@ iso_err iso_partial_open(iso_partials *p, const uint8_t id[16], uint32_t chunk_b
                          uint64_t body_bytes, uint32_t *chunks, iso_error *e) ISO_MUST_CHECK;
 iso_err iso_partial_write(iso_partials *p, const uint8_t id[16], const void *data, size_t bytes,
                           iso_error *e) ISO_MUST_CHECK;
-/* Syncs, compares, moves it into the blobs. ISO_ERR_DATA: other bytes than `digest`. In every case
- * the partial file is no longer open. */
-iso_err iso_partial_store(iso_partials *p, const uint8_t id[16], const iso_digest *digest,
-                          uint64_t body_bytes, iso_blob_dir *blobs, iso_error *e) ISO_MUST_CHECK;
+typedef struct {
+    uint8_t id[16];
+    iso_digest digest;
+    uint64_t bytes;
+    iso_err err; /* out: ISO_OK, ISO_ERR_DATA: other bytes than `digest`, else the disk */
+} iso_partial_file;
+/* Compares, syncs, moves into the blobs: durable where err is ISO_OK. More than a few share one
+ * sync of the file system instead of two calls each (S88). None is open any more afterwards. */
+void iso_partials_store(iso_partials *p, iso_partial_file *files, size_t count, iso_blob_dir *blobs,
+                        iso_error *e);
 void iso_partial_drop(iso_partials *p, const uint8_t id[16]);
 /* Removes the files of uploads that no longer are (after start). */
 typedef bool iso_partial_live_fn(void *arg, const uint8_t id[16]);

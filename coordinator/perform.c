@@ -103,14 +103,10 @@ static void do_upload(iso_shell *s, const iso_coord_effect *x)
         err = iso_partial_write(&s->partials, x->id, x->data, x->data_bytes, &e);
         break;
     case ISO_CX_UPLOAD_STORE:
-        err = iso_partial_store(&s->partials, x->id, &x->digest, x->body_bytes,
-                                iso_state_blobs(s->state), &e);
-        if (!err)
-            answer_upload(s, ISO_CE_UPLOAD_STORED, x->id, 0, ISO_STORED_OK);
-        if (err == ISO_ERR_DATA) {
-            answer_upload(s, ISO_CE_UPLOAD_STORED, x->id, 0, ISO_STORED_DIGEST);
-            err = ISO_OK;
-        }
+        if (s->store_count == SHELL_BATCH)
+            iso_shell_store(s);
+        s->stores[s->store_count] = (iso_partial_file){.digest = x->digest, .bytes = x->body_bytes};
+        memcpy(s->stores[s->store_count++].id, x->id, 16);
         break;
     default:
         iso_partial_drop(&s->partials, x->id);
@@ -120,6 +116,25 @@ static void do_upload(iso_shell *s, const iso_coord_effect *x)
         iso_log_event(s->log, ISO_LOG_ERROR, "upload_failed", "why=\"%s\"", e.text);
         iso_state_release_reserve(s->state);
         answer_upload(s, ISO_CE_UPLOAD_STORED, x->id, 0, ISO_STORED_DISK);
+    }
+}
+
+void iso_shell_store(iso_shell *s)
+{
+    iso_error e = {0};
+    size_t count = s->store_count;
+    s->store_count = 0;
+    iso_partials_store(&s->partials, s->stores, count, iso_state_blobs(s->state), &e);
+    for (size_t i = 0; i < count; i++) {
+        const iso_partial_file *f = &s->stores[i];
+        iso_stored stored = f->err == ISO_OK         ? ISO_STORED_OK
+                            : f->err == ISO_ERR_DATA ? ISO_STORED_DIGEST
+                                                     : ISO_STORED_DISK;
+        if (stored == ISO_STORED_DISK) {
+            iso_log_event(s->log, ISO_LOG_ERROR, "upload_failed", "why=\"%s\"", e.text);
+            iso_state_release_reserve(s->state);
+        }
+        answer_upload(s, ISO_CE_UPLOAD_STORED, f->id, 0, stored);
     }
 }
 

@@ -357,8 +357,10 @@ void iso_server_send(iso_server *s, iso_peer id, const void *head, size_t head_b
 void iso_server_cut(iso_server *s, iso_peer id)
 {
     peer *p = by_id(s, id);
-    if (p && !p->cut_at)
+    if (p && !p->cut_at) {
         p->cut_at = s->now + CUT_DELAY_MS;
+        s->has_waiting = true;
+    }
 }
 
 void iso_server_cut_all(iso_server *s)
@@ -376,6 +378,8 @@ void iso_server_tick(iso_server *s, uint64_t now_ms)
 {
     s->now = now_ms;
     read_monitor(s);
+    if (!s->has_waiting)
+        return; /* thousands of idle peers cost nothing */
     s->has_waiting = false;
     for (size_t i = s->peer_count; i > 0; i--) {
         peer *p = s->peers[i - 1];

@@ -14,7 +14,7 @@
 
 #include <stdio.h>
 
-enum { SHELL_BATCH = 64 };
+enum { SHELL_BATCH = 256 };
 
 typedef struct {
     const iso_daemon_options *options;
@@ -43,6 +43,9 @@ typedef struct {
     const iso_coord_effect **held; /* effects that come after it */
     size_t held_count, held_capacity;
 
+    iso_partial_file stores[SHELL_BATCH]; /* complete uploads that wait for one sync (S88) */
+    size_t store_count;
+
     iso_coord_event *answers; /* events that effects caused, to be stepped next */
     size_t answer_count, answer_capacity;
     uint8_t *piece; /* one blob chunk */
@@ -64,6 +67,8 @@ iso_err iso_shell_write_endpoint(iso_shell *s, iso_error *e) ISO_MUST_CHECK;
 void iso_shell_step(iso_shell *s, const iso_coord_event *ev);
 /* One transaction for all that waits, then the effects behind it. */
 void iso_shell_flush(iso_shell *s);
+/* Makes the uploads that are complete durable, together. */
+void iso_shell_store(iso_shell *s);
 /* Steps what effects have answered, until nothing is left. */
 void iso_shell_settle(iso_shell *s);
 /* Starts the core (after restore) and performs what it resumes. */

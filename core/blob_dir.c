@@ -36,14 +36,15 @@ static void forget_open(iso_blob_dir *s, const iso_digest *d)
         }
 }
 
-iso_err iso_blob_dir_adopt(iso_blob_dir *s, const char *path, const iso_digest *d, iso_error *e)
+/* Gives the file its name. *is_new: so is the folder it stands in. */
+static iso_err place(iso_blob_dir *s, const char *path, const iso_digest *d,
+                     char folder[PATH_BYTES], bool *is_new, iso_error *e)
 {
-    char final[PATH_BYTES], folder[PATH_BYTES], root[PATH_BYTES];
+    char final[PATH_BYTES];
     iso_blob_dir_path(s, d, final, sizeof final);
-    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(final, '/') - final), final);
-    path_in(s, "blobs", root);
-    bool is_new = mkdir(folder, 0700) == 0;
-    if (!is_new && errno != EEXIST)
+    snprintf(folder, PATH_BYTES, "%.*s", (int)(strrchr(final, '/') - final), final);
+    *is_new = mkdir(folder, 0700) == 0;
+    if (!*is_new && errno != EEXIST)
         return iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", folder);
     iso_crash_point("F3");
     if (renameat2(AT_FDCWD, path, AT_FDCWD, final, RENAME_NOREPLACE) != 0) {
@@ -58,12 +59,37 @@ iso_err iso_blob_dir_adopt(iso_blob_dir *s, const char *path, const iso_digest *
         forget_open(s, d);
     }
     iso_crash_point("F4");
-    iso_err err = iso_sync_dir(folder, e);
+    return ISO_OK;
+}
+
+iso_err iso_blob_dir_adopt(iso_blob_dir *s, const char *path, const iso_digest *d, iso_error *e)
+{
+    char folder[PATH_BYTES], root[PATH_BYTES];
+    bool is_new;
+    path_in(s, "blobs", root);
+    iso_err err = place(s, path, d, folder, &is_new, e);
+    if (!err)
+        err = iso_sync_dir(folder, e);
     if (!err && is_new)
         err = iso_sync_dir(root, e);
     if (!err)
         iso_crash_point("F5");
     return err;
+}
+
+iso_err iso_blob_dir_place(iso_blob_dir *s, const char *path, const iso_digest *d, iso_error *e)
+{
+    char folder[PATH_BYTES];
+    bool is_new;
+    return place(s, path, d, folder, &is_new, e);
+}
+
+iso_err iso_blob_dir_sync(iso_blob_dir *s, iso_error *e)
+{
+    if (syncfs(s->sync_fd) != 0)
+        return iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", s->dir);
+    iso_crash_point("F5");
+    return ISO_OK;
 }
 
 static iso_err write_temp(iso_blob_dir *s, const void *data, size_t bytes, char path[PATH_BYTES],
@@ -241,7 +267,7 @@ static iso_err empty_temp(iso_blob_dir *s, iso_error *e)
 
 iso_err iso_blob_dir_open(iso_blob_dir *s, const char *dir, iso_error *e)
 {
-    *s = (iso_blob_dir){0};
+    *s = (iso_blob_dir){.sync_fd = -1};
     for (int i = 0; i < ISO_BLOB_DIR_OPEN; i++)
         s->files[i].fd = -1;
     if (strlen(dir) > PATH_BYTES - 128)
@@ -251,13 +277,18 @@ iso_err iso_blob_dir_open(iso_blob_dir *s, const char *dir, iso_error *e)
     char path[PATH_BYTES];
     path_in(s, "blobs", path);
     iso_err err = iso_make_dirs(path, 0700, e);
+    if (!err && (s->sync_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+        err = iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", path);
     return err ? err : empty_temp(s, e);
 }
 
 void iso_blob_dir_close(iso_blob_dir *s)
 {
-    if (s->dir)
+    if (s->dir) {
         forget_open(s, NULL);
+        if (s->sync_fd >= 0)
+            close(s->sync_fd);
+    }
     free(s->dir);
     *s = (iso_blob_dir){0};
 }

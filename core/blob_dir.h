@@ -20,7 +20,8 @@ typedef struct {
 } iso_open_blob;
 
 typedef struct {
-    char *dir; /* owned */
+    char *dir;   /* owned */
+    int sync_fd; /* open all the time: an error of writing back is told to it once */
     uint64_t temp_counter, clock;
     iso_open_blob files[ISO_BLOB_DIR_OPEN]; /* descriptors of blobs read lately (S60) */
 } iso_blob_dir;
@@ -41,6 +42,12 @@ iso_err iso_blob_dir_delete(iso_blob_dir *s, const iso_digest *d, iso_error *e) 
 /* Takes in a complete, synced file known to have digest `d`; it is gone on success. */
 iso_err iso_blob_dir_adopt(iso_blob_dir *s, const char *path, const iso_digest *d,
                            iso_error *e) ISO_MUST_CHECK;
+/* Many at once (S88): place() each, of files that need not be synced, then one sync() of the whole
+ * file system before any record names one of them. A crash in between may leave a torn file under a
+ * name that no record has: sweep removes it, adopt and place replace it. */
+iso_err iso_blob_dir_place(iso_blob_dir *s, const char *path, const iso_digest *d,
+                           iso_error *e) ISO_MUST_CHECK;
+iso_err iso_blob_dir_sync(iso_blob_dir *s, iso_error *e) ISO_MUST_CHECK;
 /* Re-hashes; ISO_ERR_DATA when missing or other bytes. */
 iso_err iso_blob_dir_verify(iso_blob_dir *s, const iso_digest *d, iso_error *e) ISO_MUST_CHECK;
 /* Removes every blob for which `is_live` says no. Files with other names are left alone. */
