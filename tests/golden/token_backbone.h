@@ -79,7 +79,7 @@ static inline const iso_backbone_family *token_family(bool has_mask)
 
 static inline float *token_param(tokens *t, const golden_case *c, const char *name, size_t n)
 {
-    char full[TOKEN_NAME + 16];
+    char full[TOKEN_NAME + 64];
     float *out = iso_arena_alloc(&t->arena, n, sizeof *out);
     snprintf(full, sizeof full, "param/%s", name);
     golden_read(c, full, out, n);
@@ -88,7 +88,7 @@ static inline float *token_param(tokens *t, const golden_case *c, const char *na
 
 static inline iso_norm token_norm(tokens *t, const golden_case *c, const char *name)
 {
-    char full[TOKEN_NAME];
+    char full[TOKEN_NAME + 32];
     iso_norm n = {.dim = t->encoder.dim, .eps = (float)golden_number(c, "ln_eps", 1e-6)};
     snprintf(full, sizeof full, "%s.weight", name);
     n.w = token_param(t, c, full, n.dim);
