@@ -163,10 +163,15 @@ static void take_up(iso_agent *a)
     if (known) { /* tried, installed or rejected before: said again, not done again */
         o->is_there = false;
         known->is_verdict_sent = false;
-        if (!iso_digest_equal(&known->manifest, &o->manifest))
+        if (!iso_digest_equal(&known->manifest, &o->manifest)) {
             refuse(a, o->number, "the number was seen with another content");
-        else
-            agent_verdicts_send(a);
+            return;
+        }
+        iso_head head;
+        iso_span span = {o->head, sizeof o->head};
+        if (agent_head_said(a, &span, &head)) /* each hour, so that age tells something (S105) */
+            agent_commit(a);
+        agent_verdicts_send(a);
         return;
     }
     const char *why = check_offer(a, o);

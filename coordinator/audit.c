@@ -77,14 +77,15 @@ iso_span iso_c_signed_head(iso_coord *c)
 {
     const iso_c_release *r = iso_c_release_current(c);
     uint64_t release = r ? r->number : 0;
-    bool is_fresh = c->signed_ms != 0 && c->signed_release == release && c->wall >= c->signed_ms &&
-                    c->wall - c->signed_ms < HEAD_EVERY_MS;
+    uint64_t now = c->wall > c->audit_time_ms ? c->wall : c->audit_time_ms; /* never falls either */
+    bool is_fresh = c->signed_ms != 0 && c->signed_release == release && now >= c->signed_ms &&
+                    now - c->signed_ms < HEAD_EVERY_MS;
     if (!is_fresh) {
         iso_head h = {.epoch = c->identity.epoch,
                       .seq = c->audit_seq,
                       .h = c->audit_head,
                       .release = release,
-                      .time_ms = c->wall,
+                      .time_ms = now,
                       .previous = c->last_signed_head};
         memcpy(h.federation_id, c->identity.federation, 16);
         if (r)
@@ -93,7 +94,7 @@ iso_span iso_c_signed_head(iso_coord *c)
         c->last_signed_head = iso_head_digest(c->signed_head);
         c->signed_seq = c->audit_seq;
         c->signed_release = release;
-        c->signed_ms = c->wall;
+        c->signed_ms = now;
         iso_c_save_meta(c);
     }
     uint8_t *copy = iso_c_alloc(c, ISO_SIGNED_HEAD_BYTES, 1);

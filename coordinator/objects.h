@@ -79,6 +79,7 @@ struct iso_c_site {
     uint64_t seen_wall;
     uint64_t serving, verdict_number; /* release it serves, last one it judged */
     uint32_t verdict;                 /* iso_verdict of that */
+    uint64_t head_ms;                 /* time in the newest signed head it was sent (S105) */
     uint64_t roster_held;             /* version it has, by its Hello and what it fetched since */
     iso_time offered;                 /* last offer or invitation sent */
     uint32_t refusals;                /* of this minute */

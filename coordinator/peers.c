@@ -174,6 +174,8 @@ static void send_hello_reply(iso_coord *c, iso_c_peer *p, const iso_msg *m, uint
                                  .requests_per_s = c->config.requests_per_s,
                                  .blob_bytes = ISO_RELEASE_MAX_BYTES};
     r->state = p->site ? p->site->state : ISO_SITE_UNKNOWN;
+    if (p->site)
+        p->site->head_ms = c->signed_ms;
 }
 
 /* A number above ours means that our state is older than what sites have seen (S86). */

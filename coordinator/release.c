@@ -340,9 +340,13 @@ void iso_c_release_offer(iso_coord *c, iso_c_site *s)
 {
     const iso_c_release *x = iso_c_release_current(c);
     bool is_there = s->peer && !s->peer->is_cut && s->peer->state == PEER_READY;
-    if (!x || !is_there || s->serving >= x->number || s->verdict_number >= x->number)
+    bool has_it = x && (s->serving >= x->number || s->verdict_number >= x->number);
+    /* Said again each hour for the sake of its signed head: a site that hears nothing newer for a
+     * day must think that it is being kept from something (S92 freeze, S105). */
+    if (!x || !is_there || (has_it && c->wall < s->head_ms + HEAD_EVERY_MS))
         return;
     iso_span head = iso_c_signed_head(c);
+    s->head_ms = c->signed_ms;
     iso_msg_release_offer *m = &iso_c_send(c, s->peer, ISO_MSG_RELEASE_OFFER, 0)->release_offer;
     m->number = x->number;
     memcpy(m->manifest_digest, x->manifest.b, 32);

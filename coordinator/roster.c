@@ -110,7 +110,9 @@ void iso_c_site_tasks(const iso_coord *c, iso_c_site *s)
 /* Used ones may still ask: the same keys get the same answer, other keys TOKEN_USED (S18). */
 bool iso_c_token_is_open(const iso_coord *c, const iso_c_token *t)
 {
-    return c->wall < t->expires_ms && t->wrong_macs < WRONG_MACS_BURN;
+    /* What the log has seen as past stays past: a clock set back opens nothing again. */
+    uint64_t now = c->wall > c->audit_time_ms ? c->wall : c->audit_time_ms;
+    return now < t->expires_ms && t->wrong_macs < WRONG_MACS_BURN;
 }
 
 /* ---- tokens ---- */

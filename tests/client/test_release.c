@@ -310,6 +310,35 @@ static void S92_fast_forward_needs_an_unbroken_line(void **state)
     rig_close(r);
 }
 
+/* The release that serves is offered again each hour: nothing is done again but the head is kept.
+ */
+static void S105_the_head_of_a_release_said_again_is_kept(void **state)
+{
+    (void)state;
+    rig *r = online();
+    rig_release v = rig_release_of(r, 1, NULL);
+    iso_digest manifest = serve(r, 1, NULL);
+    for (int hour = 0; hour < 3; hour++) {
+        uint8_t head[ISO_SIGNED_HEAD_BYTES];
+        size_t jobs = r->jobs;
+        rig_tick(r, 3600000);
+        if (r->a->link != ISO_AS_ONLINE)
+            rig_connect(r);
+        r->head.seq++;
+        r->head.time_ms = r->wall;
+        iso_msg offer = {.type = ISO_MSG_RELEASE_OFFER,
+                         .release_offer = {.number = 1, .valid_until_ms = v.valid_until_ms}};
+        memcpy(offer.release_offer.manifest_digest, manifest.b, 32);
+        memcpy(offer.release_offer.base_digest, r->config.generation_digest.b, 32);
+        offer.release_offer.signed_head = rig_head(r, head);
+        rig_say_to(r, &offer, NULL, 0);
+        assert_int_equal(r->a->head_fields.time_ms, r->wall);
+        assert_int_equal(r->jobs, jobs);
+        assert_int_equal(r->serving, 1);
+    }
+    rig_close(r);
+}
+
 static void S92_key_theft_ends_with_the_roster_step(void **state)
 {
     (void)state;
@@ -526,6 +555,34 @@ static void forced(iso_manifest *m)
     m->force = true;
 }
 
+/* Found by the simulation: an offer that waited behind a trial when the line broke was taken up
+ * after the next greeting, and its older head looked like a history that was cut. */
+static void S108_an_offer_kept_over_a_greeting_is_no_conflict(void **state)
+{
+    (void)state;
+    rig *r = rig_open();
+    rig_data(r, 0, 200, 100, 100);
+    rig_data(r, 1, 200, 100, 100);
+    rig_connect(r);
+    rig_release v = rig_release_of(r, 1, NULL);
+    iso_digest first = rig_offer_release(r, &v);
+    while (r->job.kind != ISO_TRAINER_TRIAL)
+        rig_finish_job(r, 0.8f, 0.8f, 0.7f, 0);
+    v = rig_release_of(r, 2, &first);
+    v.adapter = "adapter two";
+    rig_offer_release(r, &v); /* waits for the trial */
+    rig_down(r, ISO_DOWN_LOST, "reset");
+    r->head.seq += 5;
+    rig_connect(r);
+    rig_try_release(r, 0.8f, 0.8f, 0.7f);
+    assert_false(r->a->has_conflict);
+    assert_int_equal(r->serving, 1);
+    rig_offer_release(r, &v);
+    rig_try_release(r, 0.9f, 0.9f, 0.8f);
+    assert_int_equal(r->serving, 2);
+    rig_close(r);
+}
+
 static void S97_rollback_is_a_new_number_with_old_content(void **state)
 {
     (void)state;
@@ -684,6 +741,7 @@ int main(void)
         cmocka_unit_test(S92_endless_data_chunks_beyond_the_size),
         cmocka_unit_test(S92_wrong_software_generation_federation),
         cmocka_unit_test(S92_fast_forward_needs_an_unbroken_line),
+        cmocka_unit_test(S105_the_head_of_a_release_said_again_is_kept),
         cmocka_unit_test(S92_key_theft_ends_with_the_roster_step),
         cmocka_unit_test(S93_state_is_written_only_after_the_checks),
         cmocka_unit_test(S94_trial_judges_by_the_sites_own_images),
@@ -693,6 +751,7 @@ int main(void)
         cmocka_unit_test(S95_previous_is_kept_until_the_next_acceptance),
         cmocka_unit_test(disk_full_at_install_keeps_what_serves),
         cmocka_unit_test(S96_a_clock_years_back_judges_nothing_by_age),
+        cmocka_unit_test(S108_an_offer_kept_over_a_greeting_is_no_conflict),
         cmocka_unit_test(S97_rollback_is_a_new_number_with_old_content),
         cmocka_unit_test(evaluation_computes_once_and_answers_every_metric),
         cmocka_unit_test(evaluation_stops_training_and_training_goes_on),
