@@ -1,6 +1,8 @@
 /* Inputs of `isofed merge`: kinds, digests, base models, names that meet or do not. */
 #include "cli/merge_inputs.h"
 
+#include "cli/merge_tensors.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,8 +39,19 @@ static iso_err open_tensors(iso_merge_inputs *in, size_t i, iso_error *e)
     if (err)
         return err;
     in->dense[i] = (iso_dense_input){in->paths[i], in->files[i].items, in->files[i].count};
-    in->digests[i] = iso_tensor_list_digest(in->files[i].items, in->files[i].count);
     return ISO_OK;
+}
+
+static void digest_tensors(iso_merge_inputs *in, bool is_wanted)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < in->count; i++)
+        for (size_t k = 0; k < in->files[i].map_count; k++)
+            bytes += in->files[i].maps[k].size;
+    if (!is_wanted && bytes > ISO_DIGEST_LIMIT_BYTES)
+        return;
+    for (size_t i = 0; i < in->count; i++)
+        in->digests[i] = iso_tensor_list_digest(in->files[i].items, in->files[i].count);
 }
 
 /* N4: "adapters/k says base_model X, the others say Y". Empty names say nothing. */
@@ -61,7 +74,7 @@ static iso_err check_bases(const iso_merge_inputs *in, iso_error *e)
 }
 
 iso_err iso_merge_inputs_open(iso_merge_inputs *in, const iso_arg_list *paths, const char *base,
-                              bool any_base, iso_error *e)
+                              bool any_base, bool want_digests, iso_error *e)
 {
     size_t n = paths->count;
     *in = (iso_merge_inputs){.count = n, .paths = paths->items};
@@ -92,6 +105,8 @@ iso_err iso_merge_inputs_open(iso_merge_inputs *in, const iso_arg_list *paths, c
             return err;
         in->base = (iso_dense_input){base, in->base_file.items, in->base_file.count};
     }
+    if (!in->is_lora)
+        digest_tensors(in, want_digests);
     return in->is_lora && !any_base ? check_bases(in, e) : ISO_OK;
 }
 

@@ -14,15 +14,16 @@ typedef struct {
     iso_safetensors *files; /* else */
     iso_lora_input *lora;
     iso_dense_input *dense;
-    iso_digest *digests; /* of each input's tensors */
+    iso_digest *digests; /* of each input's tensors; zero: not worked out */
     iso_safetensors base_file;
     iso_dense_input base; /* tensors NULL without --base */
     iso_arena arena;
 } iso_merge_inputs;
 
-/* Kinds must not be mixed. Adapters that name different bases are ISO_ERR_DATA unless any_base. */
+/* Kinds must not be mixed. Adapters that name different bases are ISO_ERR_DATA unless any_base.
+ * Whole tensors of more than 1 GiB together get digests only if asked for. */
 iso_err iso_merge_inputs_open(iso_merge_inputs *in, const iso_arg_list *paths, const char *base,
-                              bool any_base, iso_error *e) ISO_MUST_CHECK;
+                              bool any_base, bool want_digests, iso_error *e) ISO_MUST_CHECK;
 void iso_merge_inputs_close(iso_merge_inputs *in); /* zeroed struct is fine */
 
 /* How the names of layers or tensors meet. */

@@ -53,6 +53,13 @@ iso_err iso_safetensors_write_buf(iso_buf *out, const iso_named_tensor *tensors,
                                   const char *const *meta, size_t meta_count,
                                   iso_error *e) ISO_MUST_CHECK;
 
+/* For those who write the data themselves, in any order: the bytes before it (appended to an empty
+ * `header`), where in the file each tensor begins (offsets, count) and how long the file is. Only
+ * names, types and shapes are looked at. */
+iso_err iso_safetensors_layout(const iso_named_tensor *tensors, size_t count,
+                               const char *const *meta, size_t meta_count, iso_buf *header,
+                               uint64_t *offsets, uint64_t *total, iso_error *e) ISO_MUST_CHECK;
+
 /* Digest of the canonical tensor list (DESIGN 1): over tensors in order of name, each
  * u32 name length, name, u8 dtype, u8 ndim, u64 dims..., data; numbers little-endian. The tensors
  * may come in any order; sorted ones take linear time. */

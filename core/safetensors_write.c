@@ -164,6 +164,26 @@ done:
     return err;
 }
 
+iso_err iso_safetensors_layout(const iso_named_tensor *tensors, size_t count,
+                               const char *const *meta, size_t meta_count, iso_buf *header,
+                               uint64_t *offsets, uint64_t *total, iso_error *e)
+{
+    const iso_named_tensor **order = iso_calloc(count, sizeof *order);
+    if (!order)
+        return iso_nomem(e, count * sizeof *order);
+    iso_err err = order_for_writing(order, tensors, count, e);
+    if (!err)
+        err = put_header(header, order, count, meta, meta_count, e);
+    uint64_t at = header->size;
+    for (size_t i = 0; i < count && !err; i++) {
+        offsets[order[i] - tensors] = at;
+        at += iso_tensor_bytes(&order[i]->view);
+    }
+    *total = at;
+    free(order);
+    return err;
+}
+
 /* ---- digest ---- */
 
 static void add_tensor(iso_hasher *h, const iso_named_tensor *t)

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { REPORT_BYTES = 8 << 20 }; /* of inputs read, between two reports to a sink */
+
 typedef struct {
     const iso_named_tensor *tensor;
     size_t t;
@@ -51,18 +53,19 @@ static bool contains_any(const char *name, const char *const *words)
     return false;
 }
 
-static iso_treatment treatment_of(const work *w, const char *name, const iso_tensor *t)
+iso_treatment iso_merge_treatment(const iso_method *method, bool is_reference, const char *name,
+                                  const iso_tensor *t)
 {
     static const char *const published[] = {"text_projection", NULL};
     static const char *const embeddings[] = {"embed", "wte.", "wpe.", NULL};
     if (!is_float(t->dtype))
         return ISO_BY_COPY;
-    iso_method_takes takes = w->o->method->takes;
-    if (takes == ISO_TAKES_ALL || (takes == ISO_TAKES_ALL_IF_REFERENCE && w->o->is_reference))
+    iso_method_takes takes = method->takes;
+    if (takes == ISO_TAKES_ALL || (takes == ISO_TAKES_ALL_IF_REFERENCE && is_reference))
         return ISO_BY_METHOD;
     if (t->ndim != 2 || contains_any(name, published))
         return ISO_BY_MEAN;
-    return !w->o->is_reference && contains_any(name, embeddings) ? ISO_BY_MEAN : ISO_BY_METHOD;
+    return !is_reference && contains_any(name, embeddings) ? ISO_BY_MEAN : ISO_BY_METHOD;
 }
 
 static const iso_tensor *find_base(const iso_dense_input *base, const char *name)
@@ -155,7 +158,7 @@ static iso_err group_tensors(work *w, iso_error *e)
         }
         iso_layer_report *r = &out->reports[index];
         *r = (iso_layer_report){.name = name, .present = n, .energy_kept = 1.0};
-        r->treatment = treatment_of(w, name, &first->view);
+        r->treatment = iso_merge_treatment(w->o->method, w->o->is_reference, name, &first->view);
         bool is_matrix = first->view.ndim == 2;
         r->m = is_matrix ? first->view.shape[0] : 1;
         r->n = is_matrix ? first->view.shape[1] : iso_tensor_count(&first->view);
@@ -191,11 +194,43 @@ static double rank_tol_of(const work *w, size_t i, size_t m, size_t n)
     return iso_rank_tol(m, n, is_exact || w->o->is_reference);
 }
 
+/* ---- results ---- */
+/* Elements first .. of the result, to the sink or into the tensor's block. */
+static iso_err emit(work *w, size_t i, size_t first, const void *data, size_t bytes, iso_error *e)
+{
+    iso_named_tensor *o = &w->out->tensors[i];
+    if (w->o->sink)
+        return w->o->sink->part(w->o->sink->ctx, i, first, data, bytes, e);
+    if (!w->out->blocks[i]) {
+        w->out->blocks[i] = iso_calloc(iso_tensor_bytes(&o->view), 1);
+        if (!w->out->blocks[i])
+            return iso_nomem(e, iso_tensor_bytes(&o->view));
+        o->view.data = w->out->blocks[i];
+    }
+    memcpy((char *)w->out->blocks[i] + first * iso_dtype_bytes(o->view.dtype), data, bytes);
+    return ISO_OK;
+}
+
+static iso_err end(work *w, size_t i, iso_error *e)
+{
+    return w->o->sink ? w->o->sink->end(w->o->sink->ctx, i, e) : ISO_OK;
+}
+
+static void touched(const work *w, size_t i)
+{
+    const iso_dense_sink *s = w->o->sink;
+    size_t bytes = w->bases[i] ? iso_tensor_bytes(w->bases[i]) : 0;
+    for (size_t t = 0; t < w->T; t++)
+        bytes += w->views[i * w->T + t].data ? iso_tensor_bytes(&w->views[i * w->T + t]) : 0;
+    if (s && s->touched)
+        s->touched(s->ctx, bytes);
+}
+
 static iso_err finish(work *w, size_t i, double *D, const iso_deltas *d, iso_arena *scratch,
                       iso_error *e)
 {
-    iso_named_tensor *o = &w->out->tensors[i];
-    size_t count = d->m * d->n;
+    const iso_named_tensor *o = &w->out->tensors[i];
+    size_t count = d->m * d->n, bytes = count * iso_dtype_bytes(o->view.dtype);
     if (d->is_transposed) {
         double *back = iso_arena_alloc(scratch, count + 1, sizeof *back);
         if (!back)
@@ -213,26 +248,19 @@ static iso_err finish(work *w, size_t i, double *D, const iso_deltas *d, iso_are
         for (size_t j = 0; j < count; j++)
             D[j] += w0[j];
     }
-    void *block = iso_calloc(count, iso_dtype_bytes(o->view.dtype));
+    void *block = iso_arena_alloc(scratch, bytes + 1, 1);
     if (!block)
-        return iso_nomem(e, count * iso_dtype_bytes(o->view.dtype));
-    w->out->blocks[i] = block;
-    o->view.data = block;
-    return iso_f64_to(o->view.dtype, D, count, block, e);
+        return iso_nomem(e, bytes);
+    iso_err err = iso_f64_to(o->view.dtype, D, count, block, e);
+    return err ? err : emit(w, i, 0, block, bytes, e);
 }
 
 static iso_err copy_job(work *w, size_t i, iso_error *e)
 {
-    iso_named_tensor *o = &w->out->tensors[i];
-    size_t bytes = iso_tensor_bytes(&o->view);
-    void *block = iso_calloc(bytes, 1);
-    if (!block)
-        return iso_nomem(e, bytes);
-    memcpy(block, o->view.data, bytes);
-    w->out->blocks[i] = block;
-    o->view.data = block;
+    const iso_tensor *v = &w->out->tensors[i].view;
     strcpy(w->out->reports[i].decisions.route, "copy");
-    return ISO_OK;
+    iso_err err = emit(w, i, 0, v->data, iso_tensor_bytes(v), e);
+    return err ? err : end(w, i, e);
 }
 
 /* Linear and entrywise methods take a weight as it is stored. */
@@ -260,8 +288,10 @@ static iso_err survey_tensor(void *ctx, size_t i, iso_deltas *out, iso_arena *sc
 {
     const work *w = ctx;
     (void)scratch, (void)e;
-    if (w->out->reports[i].treatment == ISO_BY_METHOD)
+    if (w->out->reports[i].treatment == ISO_BY_METHOD) {
         *out = deltas_of(w, i);
+        touched(w, i);
+    }
     return ISO_OK;
 }
 
@@ -304,34 +334,164 @@ static iso_err apply_norm_cap(work *w, const iso_jobs *like, iso_error *e)
     return err;
 }
 
-static iso_err merge_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
+/* ---- entry by entry ---- */
+static bool is_entrywise(const iso_method *m, iso_treatment t)
 {
-    work *w = ctx;
+    return t == ISO_BY_MEAN || (t == ISO_BY_METHOD && (m->coefficients || m->entries));
+}
+
+typedef struct {
+    work *w;
+    size_t i;
+    double factor; /* on the plain sum, or on what the method made */
+    bool is_sum;
+    double square; /* |D|_F^2 so far */
+    size_t since;  /* bytes of inputs since they were last reported */
+    double *D, *w0;
+    void *bytes;
+    size_t room; /* elements of the three */
+} slices;
+
+/* Block of entries to the result; iso_entries_walk() hands them out in order. */
+static iso_err slice(void *ctx, const iso_entries *x, iso_error *e)
+{
+    slices *s = ctx;
+    const work *w = s->w;
+    const iso_dense_sink *sink = w->o->sink;
+    iso_dtype type = w->out->tensors[s->i].view.dtype;
+    double *D = s->D;
+    if (w->o->stop && *w->o->stop)
+        return iso_fail(e, ISO_ERR_INTERRUPTED, "stopped");
+    if (s->is_sum) {
+        memcpy(D, x->x[0], x->count * sizeof *D);
+        for (size_t t = 1; t < x->T; t++)
+            for (size_t j = 0; j < x->count; j++)
+                D[j] += x->x[t][j];
+    } else {
+        w->o->method->entries(x, &w->args, D);
+    }
+    for (size_t j = 0; s->factor != 1.0 && j < x->count; j++)
+        D[j] *= s->factor;
+    s->square += iso_dot(D, D, x->count);
+    if (x->d->base) {
+        iso_tensor part = {x->d->base->dtype,
+                           1,
+                           {x->count},
+                           (const char *)x->d->base->data +
+                               x->first * iso_dtype_bytes(x->d->base->dtype)};
+        iso_err err = iso_tensor_to_f64(&part, s->w0, e);
+        if (err)
+            return err;
+        for (size_t j = 0; j < x->count; j++)
+            D[j] += s->w0[j];
+    }
+    iso_err err = iso_f64_to(type, D, x->count, s->bytes, e);
+    if (!err)
+        err = emit(s->w, s->i, x->first, s->bytes, x->count * iso_dtype_bytes(type), e);
+    s->since += (x->T + 1) * x->count * 4;
+    if (sink && sink->touched && s->since > REPORT_BYTES) {
+        sink->touched(sink->ctx, s->since);
+        s->since = 0;
+    }
+    return err;
+}
+
+static iso_err slices_job(work *w, size_t i, iso_arena *scratch, iso_error *e)
+{
     iso_layer_report *r = &w->out->reports[i];
-    if (r->treatment == ISO_BY_COPY)
-        return copy_job(w, i, e);
+    iso_deltas d = deltas_of(w, i);
+    bool by_method = r->treatment == ISO_BY_METHOD;
+    slices s = {.w = w, .i = i, .is_sum = !by_method || w->o->method->coefficients != NULL};
+    s.room = iso_entries_block(&d);
+    s.D = iso_arena_alloc(scratch, s.room + 1, sizeof *s.D);
+    s.w0 = iso_arena_alloc(scratch, s.room + 1, sizeof *s.w0);
+    s.bytes = iso_arena_alloc(scratch, s.room + 1, sizeof(double));
+    double *c = iso_arena_alloc(scratch, w->T + 1, sizeof *c);
+    if (!s.D || !s.w0 || !s.bytes || !c)
+        return iso_nomem(e, 3 * s.room * sizeof *s.D);
+    s.factor = iso_layer_scale_of(w->o->layer_scales, w->o->layer_scale_count, r->name);
+    r->decisions.rank_tol = d.rank_tol;
+    if (!by_method) {
+        s.factor *= iso_method_get(w->o->method, &w->args, "alpha", 1.0) / (double)w->T;
+        strcpy(r->decisions.route, "mean");
+    } else if (w->o->method->coefficients) {
+        w->o->method->coefficients(&w->args, d.weights, w->T, c);
+        d.weights = c;
+        strcpy(r->decisions.route, "linear");
+    } else {
+        strcpy(r->decisions.route, "entries");
+    }
+    iso_err err = iso_entries_walk(&d, slice, &s, scratch, e);
+    r->norm = r->decisions.sum_norm = sqrt(s.square);
+    if (!err && !isfinite(r->norm))
+        err = iso_fail(e, ISO_ERR_NONFINITE, "the merged update is not finite");
+    return err;
+}
+
+static iso_err matrix_job(work *w, size_t i, iso_arena *scratch, iso_error *e)
+{
+    iso_layer_report *r = &w->out->reports[i];
     iso_deltas d = deltas_of(w, i);
     double *D = iso_arena_alloc(scratch, r->m * r->n + 1, sizeof *D);
     if (!D)
         return iso_nomem(e, r->m * r->n * sizeof *D);
-    iso_err err;
-    if (r->treatment == ISO_BY_METHOD) {
-        err = iso_layer_dense(w->o->method, &w->args, &d, D, &r->decisions, scratch, e);
-    } else {
-        double noise, alpha = iso_method_get(w->o->method, &w->args, "alpha", 1.0);
-        err = iso_delta_sum(&d, D, NULL, &noise, scratch, e);
-        for (size_t j = 0; j < r->m * r->n && !err; j++)
-            D[j] *= alpha / (double)w->T;
-        strcpy(r->decisions.route, "mean");
-    }
+    iso_err err = iso_layer_dense(w->o->method, &w->args, &d, D, &r->decisions, scratch, e);
+    if (err)
+        return err;
     double scale = iso_layer_scale_of(w->o->layer_scales, w->o->layer_scale_count, r->name);
-    for (size_t j = 0; !err && scale != 1.0 && j < r->m * r->n; j++)
+    for (size_t j = 0; scale != 1.0 && j < r->m * r->n; j++)
         D[j] *= scale;
-    if (!err) {
-        r->norm = iso_norm(D, r->m * r->n);
-        err = finish(w, i, D, &d, scratch, e);
-    }
+    r->norm = iso_norm(D, r->m * r->n);
+    touched(w, i);
+    return finish(w, i, D, &d, scratch, e);
+}
+
+static iso_err merge_job(void *ctx, size_t i, iso_arena *scratch, iso_error *e)
+{
+    work *w = ctx;
+    const iso_layer_report *r = &w->out->reports[i];
+    if (r->is_resumed)
+        return ISO_OK;
+    if (r->treatment == ISO_BY_COPY)
+        return copy_job(w, i, e);
+    iso_err err = is_entrywise(w->o->method, r->treatment) ? slices_job(w, i, scratch, e)
+                                                           : matrix_job(w, i, scratch, e);
+    if (!err)
+        err = end(w, i, e);
     return err ? iso_error_context(e, "tensor \"%s\"", r->name) : ISO_OK;
+}
+
+size_t iso_merge_dense_bytes(const iso_method *method, bool by_method, size_t T, size_t m, size_t n,
+                             bool is_transposed)
+{
+    double count = (double)m * (double)n, q = (double)(m < n ? m : n);
+    if (!is_entrywise(method, by_method ? ISO_BY_METHOD : ISO_BY_MEAN))
+        return (size_t)(8.0 * (10.0 * count + 6.0 * q * q));
+    iso_deltas d = {.m = m, .n = n, .is_transposed = is_transposed};
+    return 8 * (T + 3) * iso_entries_block(&d);
+}
+
+/* What the sink has already, and in which order it wants the rest. */
+static iso_err begin_sink(work *w, double *costs, iso_error *e)
+{
+    const iso_merged_dense *out = w->out;
+    bool *done = iso_calloc(out->count, sizeof *done);
+    double *rank = iso_calloc(out->count, sizeof *rank);
+    iso_err err = ISO_OK;
+    if (!done || !rank)
+        err = iso_nomem(e, out->count * sizeof *rank);
+    else
+        err = w->o->sink->begin(w->o->sink->ctx, out->tensors, out->count, done, rank, e);
+    double dearest = 1.0;
+    for (size_t i = 0; !err && i < out->count; i++)
+        dearest = fmax(dearest, costs[i]);
+    for (size_t i = 0; !err && i < out->count; i++) {
+        out->reports[i].is_resumed = done[i];
+        costs[i] -= 2.0 * dearest * rank[i];
+    }
+    free(done);
+    free(rank);
+    return err;
 }
 
 iso_err iso_merge_dense(const iso_dense_input *in, size_t T, const iso_dense_input *base,
@@ -350,24 +510,30 @@ iso_err iso_merge_dense(const iso_dense_input *in, size_t T, const iso_dense_inp
     if (w.args.convention == ISO_CONVENTION_AUTO)
         w.args.convention = ISO_CONVENTION_DENSE;
     w.args.gain_cap = fmax(w.args.gain_cap, o->guard.gain_cap);
-    w.args.votes = o->weights;
     w.args.is_reference = o->is_reference;
     costs = iso_calloc(out->count, sizeof *costs);
-    w.weights = iso_calloc(T, sizeof *w.weights);
+    w.weights = iso_calloc(2 * T, sizeof *w.weights); /* and the votes */
     if (!costs || !w.weights) {
         err = iso_nomem(e, (out->count + T) * sizeof *costs);
         goto done;
     }
-    for (size_t t = 0; t < T; t++)
-        w.weights[t] = o->weights && !o->method->has_votes ? o->weights[t] : 1.0;
+    for (size_t t = 0; t < T; t++) {
+        w.weights[T + t] = o->weights ? o->weights[t] : 1.0;
+        w.weights[t] = o->method->has_votes ? 1.0 : w.weights[T + t];
+    }
+    w.args.votes = w.weights + T;
     double scratch = 0.0;
     for (size_t i = 0; i < out->count; i++) {
         const iso_layer_report *r = &out->reports[i];
         double m = (double)r->m, n = (double)r->n, q = fmin(m, n);
-        bool is_decomposed = r->treatment == ISO_BY_METHOD && (o->method->core || o->method->dense);
+        bool is_decomposed =
+            r->treatment == ISO_BY_METHOD && !is_entrywise(o->method, r->treatment);
         costs[i] = is_decomposed ? m * n * q : m * n;
-        scratch = fmax(scratch, 8.0 * (is_decomposed ? 9.0 * m * n + 6.0 * q * q : 3.0 * m * n));
+        if (is_decomposed)
+            scratch = fmax(scratch, 8.0 * (9.0 * m * n + 6.0 * q * q));
     }
+    if (o->sink && (err = begin_sink(&w, costs, e)))
+        goto done;
     iso_jobs jobs = {.count = out->count,
                      .scratch_bytes = (size_t)scratch,
                      .costs = costs,

@@ -55,7 +55,8 @@ void iso_merge_summarise(const iso_layer_report *reports, size_t count, size_t T
         const iso_layer_report *r = &reports[i];
         s->layers++;
         s->partial += r->present < T;
-        s->zero += r->norm == 0.0;
+        s->zero += r->norm == 0.0 && !r->is_resumed;
+        s->resumed += r->is_resumed;
         s->near_equal += r->decisions.smallest < ISO_NEAR_EQUAL && r->decisions.smallest > 0.0;
         s->by_mean += r->treatment == ISO_BY_MEAN;
         s->by_copy += r->treatment == ISO_BY_COPY;
@@ -341,7 +342,7 @@ iso_err iso_merge_lora(const iso_lora_input *in, size_t T, const iso_merge_optio
     if (w.args.convention == ISO_CONVENTION_AUTO)
         w.args.convention = ISO_CONVENTION_RANK;
     w.args.gain_cap = fmax(w.args.gain_cap, o->guard.gain_cap);
-    w.weights = iso_calloc(T, sizeof *w.weights);
+    w.weights = iso_calloc(2 * T, sizeof *w.weights); /* and the votes */
     out->task_scales = iso_arena_calloc(&out->arena, T, sizeof *out->task_scales);
     costs = iso_calloc(out->count, sizeof *costs);
     if (!w.weights || !out->task_scales || !costs) {
@@ -349,10 +350,11 @@ iso_err iso_merge_lora(const iso_lora_input *in, size_t T, const iso_merge_optio
         goto done;
     }
     for (size_t t = 0; t < T; t++) {
-        w.weights[t] = o->weights && !o->method->has_votes ? o->weights[t] : 1.0;
+        w.weights[T + t] = o->weights ? o->weights[t] : 1.0;
+        w.weights[t] = o->method->has_votes ? 1.0 : w.weights[T + t];
         out->task_scales[t] = 1.0;
     }
-    w.args.votes = o->weights;
+    w.args.votes = w.weights + T;
     w.args.is_reference = o->is_reference;
     double scratch = 0.0;
     for (size_t i = 0; i < out->count; i++) {

@@ -21,6 +21,21 @@ typedef struct {
     double scale;
 } iso_layer_scale;
 
+/* Where the tensors of a merge go when they need not fit into memory (stream.h). Called from any
+ * thread, for several tensors at a time; the parts of one tensor come in order. */
+typedef struct {
+    void *ctx;
+    /* What will come, in order of name, with final types. `done` (count): set where a tensor is
+     * there already; `rank` (count): those with the lowest start first. */
+    iso_err (*begin)(void *ctx, const iso_named_tensor *tensors, size_t count, bool *done,
+                     double *rank, iso_error *e);
+    /* Elements first .. of tensor i. */
+    iso_err (*part)(void *ctx, size_t i, size_t first, const void *data, size_t bytes,
+                    iso_error *e);
+    iso_err (*end)(void *ctx, size_t i, iso_error *e);
+    void (*touched)(void *ctx, size_t bytes); /* of the inputs were read; may be NULL */
+} iso_dense_sink;
+
 typedef struct {
     const iso_method *method;
     iso_method_args args;                /* convention may be AUTO */
@@ -38,7 +53,8 @@ typedef struct {
     void (*progress)(void *ctx, size_t done,
                      size_t total); /* may be NULL; called from one thread */
     void *progress_ctx;
-    const volatile int *stop; /* may be NULL; non-zero stops with ISO_ERR_INTERRUPTED */
+    const volatile int *stop;   /* may be NULL; non-zero stops with ISO_ERR_INTERRUPTED */
+    const iso_dense_sink *sink; /* whole tensors: NULL keeps them in memory */
 } iso_merge_options;
 
 /* Defaults of a method: its parameters, no guards, no cap. */
@@ -62,11 +78,13 @@ typedef struct {
     double energy_kept; /* share of |D|_F^2 that cap and energy left */
     double norm;        /* |D|_F of the merged update */
     size_t floored;     /* directions dropped by guard (b) */
+    bool is_resumed;    /* was there from an interrupted run: norm and decisions are not known */
     iso_decisions decisions;
 } iso_layer_report;
 
 typedef struct {
     size_t layers, partial, zero, near_equal, by_mean, by_copy; /* partial: not in every input */
+    size_t resumed;                                             /* not merged again */
     size_t capped_tasks, floored, gain_capped;                  /* guards */
     size_t lowest_energy; /* index of the layer that lost most */
     double energy_kept;   /* over all layers together */
@@ -126,6 +144,15 @@ iso_err iso_merge_dense(const iso_dense_input *in, size_t T, const iso_dense_inp
                         iso_dtype out_type, const iso_merge_options *o, iso_merged_dense *out,
                         iso_error *e) ISO_MUST_CHECK;
 void iso_merged_dense_free(iso_merged_dense *m);
+
+/* Working memory that one thread needs at most for an (m, n) weight: a bound where a decomposition
+ * falls back to the SVD, a few blocks for methods that work entry by entry. Not: the inputs
+ * (mapped) and, without a sink, the result. */
+size_t iso_merge_dense_bytes(const iso_method *method, bool by_method, size_t T, size_t m, size_t n,
+                             bool is_transposed);
+/* How `name` (ndim dimensions) is treated. */
+iso_treatment iso_merge_treatment(const iso_method *method, bool is_reference, const char *name,
+                                  const iso_tensor *t);
 
 /* ---- shared by merge.c and dense.c ---- */
 iso_err iso_merge_check(const iso_merge_options *o, size_t T, iso_error *e) ISO_MUST_CHECK;
