@@ -1,7 +1,7 @@
-/* ROUTER socket, peers by routing id, queues, cuts. Traps: specs/security.md T1 - T12. */
+/* ROUTER socket, its monitor, cuts. Traps: specs/security.md T1 - T12. */
 #include "coordinator/server.h"
 
-#include "coordinator/index.h"
+#include "coordinator/lines.h"
 #include "core/mem.h"
 #include "core/wire.h"
 
@@ -13,23 +13,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-enum { QUEUE_MESSAGES = 64, QUEUE_BYTES = 4 << 20, CUT_DELAY_MS = 150, LIVE_FDS_MAX = 1 << 17 };
-
-typedef struct queued {
-    struct queued *next;
-    size_t head_bytes, body_bytes;
-    uint8_t bytes[]; /* head, body */
-} queued;
-
-typedef struct {
-    iso_peer id;
-    uint8_t routing[16]; /* length, then the library's own bytes */
-    iso_peer_name name;
-    int fd; /* -1: unknown */
-    queued *first, *last;
-    size_t queue_count, queue_bytes;
-    uint64_t cut_at; /* 0: not */
-} peer;
+enum { CUT_DELAY_MS = 150, LIVE_FDS_MAX = 1 << 17 };
 
 struct iso_server {
     void *context, *socket, *monitor;
@@ -37,102 +21,17 @@ struct iso_server {
     iso_log *log;
     uint16_t port;
     uint32_t connections, live_count;
-    peer **peers;
-    size_t peer_count, peer_capacity;
-    iso_index by_routing, by_id;
-    iso_peer next_id;
+    iso_lines lines;
     uint8_t *live; /* bit a descriptor: connected now */
-    iso_peer *gone;
-    size_t gone_count, gone_capacity;
     uint64_t now;
     bool has_waiting;
     zmq_msg_t head, body;
     bool has_message;
 };
 
-/* ---- peers ---- */
-
-static void id_key(iso_peer id, uint8_t key[16])
-{
-    memset(key, 0, 16);
-    iso_put_u64(key, id);
-}
-
-static peer *by_id(const iso_server *s, iso_peer id)
-{
-    uint8_t key[16];
-    id_key(id, key);
-    return iso_index_get(&s->by_id, key);
-}
-
-static peer *add_peer(iso_server *s, const uint8_t routing[16], const iso_peer_name *name)
-{
-    uint8_t key[16];
-    if (s->peer_count == s->peer_capacity) {
-        size_t capacity = s->peer_capacity ? s->peer_capacity * 2 : 64;
-        peer **wider = realloc(s->peers, capacity * sizeof(peer *));
-        if (!wider)
-            return NULL;
-        s->peers = wider;
-        s->peer_capacity = capacity;
-    }
-    peer *p = iso_calloc(1, sizeof *p);
-    if (!p)
-        return NULL;
-    p->id = ++s->next_id;
-    p->name = *name;
-    p->fd = -1;
-    memcpy(p->routing, routing, 16);
-    id_key(p->id, key);
-    if (!iso_index_put(&s->by_routing, routing, p) || !iso_index_put(&s->by_id, key, p)) {
-        iso_index_remove(&s->by_routing, routing);
-        free(p);
-        return NULL;
-    }
-    s->peers[s->peer_count++] = p;
-    return p;
-}
-
-static void clear_queue(peer *p)
-{
-    while (p->first) {
-        queued *next = p->first->next;
-        free(p->first);
-        p->first = next;
-    }
-    p->last = NULL;
-    p->queue_count = p->queue_bytes = 0;
-}
-
-static void drop_peer(iso_server *s, peer *p)
-{
-    uint8_t key[16];
-    id_key(p->id, key);
-    iso_index_remove(&s->by_routing, p->routing);
-    iso_index_remove(&s->by_id, key);
-    for (size_t i = 0; i < s->peer_count; i++)
-        if (s->peers[i] == p)
-            s->peers[i] = s->peers[--s->peer_count];
-    if (s->gone_count == s->gone_capacity) {
-        size_t capacity = s->gone_capacity ? s->gone_capacity * 2 : 64;
-        iso_peer *wider = realloc(s->gone, capacity * sizeof *wider);
-        if (wider) {
-            s->gone = wider;
-            s->gone_capacity = capacity;
-        }
-    }
-    if (s->gone_count < s->gone_capacity)
-        s->gone[s->gone_count++] = p->id;
-    clear_queue(p);
-    free(p);
-}
-
 bool iso_server_next_gone(iso_server *s, iso_peer *out)
 {
-    if (s->gone_count == 0)
-        return false;
-    *out = s->gone[--s->gone_count];
-    return true;
+    return iso_lines_next_gone(&s->lines, out);
 }
 
 /* ---- connections: descriptors by monitor events (S25) ---- */
@@ -174,20 +73,20 @@ static void read_monitor(iso_server *s)
                 shutdown(fd, SHUT_RDWR); /* S45: the newest goes */
         } else if (event == ZMQ_EVENT_DISCONNECTED || event == ZMQ_EVENT_CLOSED) {
             set_live(s, fd, false);
-            for (size_t i = s->peer_count; i > 0; i--)
-                if (s->peers[i - 1]->fd == fd)
-                    drop_peer(s, s->peers[i - 1]);
+            for (size_t i = s->lines.count; i > 0; i--)
+                if (s->lines.items[i - 1]->fd == fd)
+                    iso_lines_drop(&s->lines, s->lines.items[i - 1]);
         }
     }
 }
 
 /* Two live descriptors a User-Id; the older goes (S45). */
-static void limit_user(iso_server *s, const peer *newest)
+static void limit_user(iso_server *s, const iso_line *newest)
 {
     size_t count = 0;
-    peer *oldest = NULL;
-    for (size_t i = 0; i < s->peer_count; i++) {
-        peer *p = s->peers[i];
+    iso_line *oldest = NULL;
+    for (size_t i = 0; i < s->lines.count; i++) {
+        iso_line *p = s->lines.items[i];
         if (p->cut_at || memcmp(&p->name, &newest->name, sizeof p->name) != 0)
             continue;
         count++;
@@ -228,7 +127,7 @@ static size_t drain(iso_server *s)
     return count;
 }
 
-static peer *sender(iso_server *s, zmq_msg_t *routing, zmq_msg_t *head)
+static iso_line *sender(iso_server *s, zmq_msg_t *routing, zmq_msg_t *head)
 {
     uint8_t key[16] = {0};
     size_t n = zmq_msg_size(routing);
@@ -237,7 +136,7 @@ static peer *sender(iso_server *s, zmq_msg_t *routing, zmq_msg_t *head)
     key[0] = (uint8_t)n;
     memcpy(key + 1, zmq_msg_data(routing), n);
     int fd = zmq_msg_get(head, ZMQ_SRCFD);
-    peer *p = iso_index_get(&s->by_routing, key);
+    iso_line *p = iso_lines_by_routing(&s->lines, key);
     if (!p && !is_live(s, fd))
         read_monitor(s); /* accepted since the last look */
     if (!p && !is_live(s, fd))
@@ -246,7 +145,7 @@ static peer *sender(iso_server *s, zmq_msg_t *routing, zmq_msg_t *head)
         iso_peer_name name;
         if (!iso_zap_parse_user(zmq_msg_gets(head, "User-Id"), &name))
             return NULL; /* cannot be: ZAP names everyone it admits */
-        if (!(p = add_peer(s, key, &name)))
+        if (!(p = iso_lines_add(&s->lines, key, &name)))
             return NULL;
         limit_user(s, p);
     }
@@ -273,7 +172,7 @@ bool iso_server_next(iso_server *s, iso_server_message *m)
             zmq_msg_more(&routing) && zmq_msg_recv(&s->head, s->socket, ZMQ_DONTWAIT) >= 0;
         bool has_body = has_head && zmq_msg_more(&s->head) &&
                         zmq_msg_recv(&s->body, s->socket, ZMQ_DONTWAIT) >= 0;
-        peer *p = has_head ? sender(s, &routing, &s->head) : NULL;
+        iso_line *p = has_head ? sender(s, &routing, &s->head) : NULL;
         size_t extra = has_body && zmq_msg_more(&s->body) ? drain(s) : 0;
         zmq_msg_close(&routing);
         if (!p || p->cut_at) { /* nobody we know, or on its way out */
@@ -302,7 +201,7 @@ bool iso_server_next(iso_server *s, iso_server_message *m)
 
 typedef enum { SENT, WAITS, GONE } send_outcome;
 
-static send_outcome send_now(iso_server *s, const peer *p, const void *head, size_t head_bytes,
+static send_outcome send_now(iso_server *s, const iso_line *p, const void *head, size_t head_bytes,
                              const void *body, size_t body_bytes)
 {
     if (zmq_send(s->socket, p->routing + 1, p->routing[0], ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
@@ -314,49 +213,26 @@ static send_outcome send_now(iso_server *s, const peer *p, const void *head, siz
     return SENT;
 }
 
-static bool enqueue(iso_server *s, peer *p, const void *head, size_t head_bytes, const void *body,
-                    size_t body_bytes)
-{
-    size_t bytes = head_bytes + body_bytes;
-    if (p->queue_count >= QUEUE_MESSAGES || p->queue_bytes + bytes > QUEUE_BYTES)
-        return false;
-    queued *q = malloc(sizeof *q + bytes);
-    if (!q)
-        return false;
-    *q = (queued){.head_bytes = head_bytes, .body_bytes = body_bytes};
-    memcpy(q->bytes, head, head_bytes);
-    if (body_bytes)
-        memcpy(q->bytes + head_bytes, body, body_bytes);
-    if (p->last)
-        p->last->next = q;
-    else
-        p->first = q;
-    p->last = q;
-    p->queue_count++;
-    p->queue_bytes += bytes;
-    s->has_waiting = true;
-    return true;
-}
-
 void iso_server_send(iso_server *s, iso_peer id, const void *head, size_t head_bytes,
                      const void *body, size_t body_bytes)
 {
-    peer *p = by_id(s, id);
+    iso_line *p = iso_lines_by_id(&s->lines, id);
     if (!p)
         return;
     send_outcome o = p->first ? WAITS : send_now(s, p, head, head_bytes, body, body_bytes);
-    if (o == WAITS && !enqueue(s, p, head, head_bytes, body, body_bytes)) {
+    s->has_waiting = s->has_waiting || o == WAITS;
+    if (o == WAITS && !iso_line_push(p, head, head_bytes, body, body_bytes)) {
         iso_log_event(s->log, ISO_LOG_WARN, "peer_slow", "peer=%llu queued=%zu",
-                      (unsigned long long)id, p->queue_count);
+                      (unsigned long long)id, p->waiting_count);
         iso_server_cut(s, id);
     } else if (o == GONE) {
-        drop_peer(s, p);
+        iso_lines_drop(&s->lines, p);
     }
 }
 
 void iso_server_cut(iso_server *s, iso_peer id)
 {
-    peer *p = by_id(s, id);
+    iso_line *p = iso_lines_by_id(&s->lines, id);
     if (p && !p->cut_at) {
         p->cut_at = s->now + CUT_DELAY_MS;
         s->has_waiting = true;
@@ -365,13 +241,13 @@ void iso_server_cut(iso_server *s, iso_peer id)
 
 void iso_server_cut_all(iso_server *s)
 {
-    for (size_t i = s->peer_count; i > 0; i--) {
-        peer *p = s->peers[i - 1];
+    for (size_t i = s->lines.count; i > 0; i--) {
+        iso_line *p = s->lines.items[i - 1];
         if (is_live(s, p->fd))
             shutdown(p->fd, SHUT_RDWR);
-        drop_peer(s, p);
+        iso_lines_drop(&s->lines, p);
     }
-    s->gone_count = 0; /* the new core never knew them */
+    s->lines.gone_count = 0; /* the new core never knew them */
 }
 
 void iso_server_tick(iso_server *s, uint64_t now_ms)
@@ -381,26 +257,21 @@ void iso_server_tick(iso_server *s, uint64_t now_ms)
     if (!s->has_waiting)
         return; /* thousands of idle peers cost nothing */
     s->has_waiting = false;
-    for (size_t i = s->peer_count; i > 0; i--) {
-        peer *p = s->peers[i - 1];
+    for (size_t i = s->lines.count; i > 0; i--) {
+        iso_line *p = s->lines.items[i - 1];
         send_outcome o = SENT;
         while (p->first && o == SENT) {
-            queued *q = p->first;
+            const iso_waiting *q = p->first;
             o = send_now(s, p, q->bytes, q->head_bytes, q->bytes + q->head_bytes, q->body_bytes);
             if (o != SENT)
                 break;
-            p->first = q->next;
-            if (!p->first)
-                p->last = NULL;
-            p->queue_count--;
-            p->queue_bytes -= q->head_bytes + q->body_bytes;
-            free(q);
+            iso_line_pop(p);
         }
         s->has_waiting = s->has_waiting || p->first || p->cut_at;
         if (p->cut_at && now_ms >= p->cut_at && is_live(s, p->fd))
             shutdown(p->fd, SHUT_RDWR);
         if (o == GONE || (p->cut_at && now_ms >= p->cut_at))
-            drop_peer(s, p);
+            iso_lines_drop(&s->lines, p);
     }
 }
 
@@ -520,14 +391,7 @@ void iso_server_close(iso_server *s)
     iso_zap_stop(s->zap);
     if (s->context)
         zmq_ctx_term(s->context);
-    for (size_t i = 0; i < s->peer_count; i++) {
-        clear_queue(s->peers[i]);
-        free(s->peers[i]);
-    }
-    iso_index_free(&s->by_routing);
-    iso_index_free(&s->by_id);
-    free(s->peers);
-    free(s->gone);
+    iso_lines_free(&s->lines);
     free(s->live);
     free(s);
 }
