@@ -40,6 +40,9 @@ iso_err iso_vision_open(iso_vision *v, const char *command, const char *backbone
         return err;
     if (v->backbone->shape.modality == ISO_MODALITY_TEXT)
         return open_tokenizer(v, backbone, e);
+    if (v->backbone->shape.modality == ISO_MODALITY_SOUND)
+        return iso_fail(e, ISO_ERR_USAGE, "%s: takes sound, which this command does not read",
+                        backbone);
     int side = (int)v->backbone->shape.image_size;
     char *config = iso_path_join(backbone, "preprocessor_config.json");
     if (!config)

@@ -151,7 +151,7 @@ size_t iso_model_bytes(const iso_model *m)
 size_t iso_model_micro_batch(const iso_model *m)
 {
     const iso_backbone_shape *s = &m->backbone->shape;
-    bool is_text = s->modality == ISO_MODALITY_TEXT; /* mostly far shorter than the longest */
+    bool is_text = s->modality != ISO_MODALITY_IMAGE; /* mostly far shorter than the longest */
     size_t most = is_text ? MICRO_TEXTS : MICRO_IMAGES;
     size_t n = (is_text ? MICRO_TEXT_ROWS : MICRO_ROWS) / s->tokens;
     return n < 1 ? 1 : n > most ? most : n;

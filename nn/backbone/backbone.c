@@ -94,10 +94,11 @@ static iso_err apply_options(iso_backbone_shape *s, const iso_backbone_options *
 {
     if (o && o->image_size && s->modality == ISO_MODALITY_IMAGE)
         return iso_backbone_resize(s, o->image_size, e);
-    if (o && o->max_tokens && s->modality == ISO_MODALITY_TEXT && o->max_tokens < s->tokens) {
+    if (o && o->max_tokens && s->modality != ISO_MODALITY_IMAGE && o->max_tokens < s->tokens) {
         if (o->max_tokens < 2)
-            return iso_fail(e, ISO_ERR_USAGE, "texts of %zu tokens; at least 2", o->max_tokens);
-        s->tokens = s->sample = o->max_tokens;
+            return iso_fail(e, ISO_ERR_USAGE, "samples of %zu tokens; at least 2", o->max_tokens);
+        s->sample = s->sample / s->tokens * o->max_tokens;
+        s->tokens = o->max_tokens;
     }
     return ISO_OK;
 }

@@ -15,15 +15,18 @@
 typedef struct iso_backbone iso_backbone;
 
 /* A sample, what a backbone takes one of: an image's normalised pixels (channels, side, side), or a
- * text's token ids as floats, `tokens` of them, with -1 where there is none. */
-typedef enum { ISO_MODALITY_IMAGE, ISO_MODALITY_TEXT } iso_modality;
+ * text's token ids as floats, `tokens` of them, with -1 where there is none; or log-mel frames
+ * (frames, mels) of sound, ISO_NO_FRAME at the start of the first that is not there. */
+typedef enum { ISO_MODALITY_IMAGE, ISO_MODALITY_TEXT, ISO_MODALITY_SOUND } iso_modality;
+#define ISO_NO_FRAME (-1e30F)
 
 typedef struct {
     iso_modality modality;
     size_t depth, dim, heads, mlp;
     size_t feature;                     /* numbers of a feature; dim but where CLIP projects */
     size_t sample;                      /* floats of a sample */
-    size_t image_size, patch, channels; /* images; else 0 */
+    size_t image_size, patch, channels; /* images; else 0, but channels of sound are mels */
+    size_t sample_rows;                 /* sound: frames a token; else 0 */
     size_t native_size;                 /* of the images that it was trained on */
     size_t vocabulary;                  /* text; else 0 */
     size_t lead;      /* tokens before the patches: class, DeiT also distillation, registers */
@@ -138,7 +141,7 @@ struct iso_backbone {
 
 typedef struct {
     size_t image_size; /* side of the images; positions are interpolated. 0: as in config.json */
-    size_t max_tokens; /* longest text. 0: as long as the positions reach */
+    size_t max_tokens; /* longest text or sound. 0: as long as the positions reach */
 } iso_backbone_options;
 
 /* Opens a folder with config.json and model.safetensors (or shards with an index), f32, bf16 or

@@ -8,6 +8,7 @@
 #include "nn/backbone/bert.h"
 
 #include "nn/backbone/load.h"
+#include "nn/backbone/sequence.h"
 
 #include <string.h>
 
@@ -107,32 +108,6 @@ static iso_err load(iso_backbone *b, const iso_safetensors *st, iso_error *e)
 
 /* ---- passes ---- */
 
-/* The encoder's pass: every token is read, pooling comes behind it. */
-static iso_pass all_tokens(const iso_backbone *b, const iso_pass *p)
-{
-    iso_pass all = *p;
-    all.read = b->shape.tokens;
-    return all;
-}
-
-static size_t rows_offset(const iso_backbone *b, const iso_pass *p, size_t images)
-{
-    const bert *own = b->own;
-    iso_pass all = all_tokens(b, p);
-    return (iso_encoder_workspace(&own->encoder, &all, images) + 15) / 16 * 16;
-}
-
-static size_t workspace_floats(const iso_backbone *b, const iso_pass *p, size_t images)
-{
-    return rows_offset(b, p, images) + images * b->shape.tokens * b->shape.dim;
-}
-
-static float *input(const iso_backbone *b, const iso_pass *p, float *workspace)
-{
-    const bert *own = b->own;
-    return iso_encoder_input(&own->encoder, p, workspace);
-}
-
 /* A text without any token counts as one of id 0. */
 static void lengths(const iso_backbone *b, const float *samples, size_t n, uint32_t *out)
 {
@@ -178,53 +153,6 @@ static void embed(const iso_backbone *b, const iso_pass *p, const float *samples
     iso_norm_forward(&own->norm, images * tokens, hidden, d, hidden);
 }
 
-static size_t length_of(const iso_pass *p, size_t image, size_t tokens)
-{
-    return p->lengths ? p->lengths[image] : tokens;
-}
-
-static void forward(const iso_backbone *b, const iso_pass *p, size_t images, float *workspace,
-                    float *out)
-{
-    const bert *own = b->own;
-    iso_pass all = all_tokens(b, p);
-    size_t d = b->shape.dim, tokens = p->tokens ? p->tokens : b->shape.tokens;
-    bool is_pooled = out && !p->last && p->read == 1;
-    float *rows = is_pooled ? workspace + rows_offset(b, p, images) : out;
-    iso_encoder_forward(&own->encoder, &all, images, workspace, rows);
-    for (size_t i = 0; is_pooled && i < images; i++) {
-        size_t n = length_of(p, i, tokens);
-        const float *x = rows + i * tokens * d;
-        float *y = out + i * d;
-        memcpy(y, x, d * sizeof *y);
-        for (size_t k = 1; k < n; k++)
-            for (size_t j = 0; j < d; j++)
-                y[j] += x[k * d + j];
-        for (size_t j = 0; j < d; j++)
-            y[j] /= (float)n;
-    }
-}
-
-static void backward(const iso_backbone *b, const iso_pass *p, const iso_backward *w, size_t images,
-                     float *workspace, const float *dout)
-{
-    const bert *own = b->own;
-    iso_pass all = all_tokens(b, p);
-    size_t d = b->shape.dim, tokens = p->tokens ? p->tokens : b->shape.tokens;
-    if (p->read == 1) {
-        float *rows = workspace + rows_offset(b, p, images);
-        memset(rows, 0, images * tokens * d * sizeof *rows);
-        for (size_t i = 0; i < images; i++) {
-            size_t n = length_of(p, i, tokens);
-            for (size_t k = 0; k < n; k++)
-                for (size_t j = 0; j < d; j++)
-                    rows[(i * tokens + k) * d + j] = dout[i * d + j] / (float)n;
-        }
-        dout = rows;
-    }
-    iso_encoder_backward(&own->encoder, &all, w, images, workspace, dout);
-}
-
 static void classify(const iso_backbone *b, const float *out, size_t n, float *logits)
 {
     const bert *own = b->own;
@@ -236,10 +164,10 @@ const iso_backbone_family iso_bert_family = {.model_type = "bert",
                                              .help = "BERT, MiniLM: text",
                                              .read_config = read_config,
                                              .load = load,
-                                             .workspace_floats = workspace_floats,
-                                             .input = input,
+                                             .workspace_floats = iso_sequence_workspace,
+                                             .input = iso_sequence_input,
                                              .lengths = lengths,
                                              .embed = embed,
-                                             .forward = forward,
-                                             .backward = backward,
+                                             .forward = iso_sequence_forward,
+                                             .backward = iso_sequence_backward,
                                              .classify = classify};

@@ -320,9 +320,9 @@ static bool run_case(const char *golden, const iso_json *c)
     assert_int_equal(iso_json_need_str(config, "model_type", &type, &e), ISO_OK);
     bool is_built = iso_backbone_family_find(type) != NULL;
     if (is_built) {
-        iso_backbone *b;
+        iso_backbone *b = NULL;
         iso_safetensors io = {0};
-        iso_model *m;
+        iso_model *m = NULL;
         if (iso_backbone_open(&b, folder, &e) || iso_safetensors_open(&io, io_path, &e) ||
             iso_model_open(&m, b, NULL, false, &e))
             fail_msg("%s", e.text);
@@ -412,11 +412,11 @@ static void shared_models(void **state)
         char *expected = iso_path_join(folder, "expected.safetensors");
         char *notes = iso_path_join(folder, "expected.json");
         if (iso_path_exists(expected)) {
-            iso_backbone *b;
+            iso_backbone *b = NULL;
             iso_safetensors io = {0};
-            iso_model *m;
-            iso_json *j;
-            double rtol;
+            iso_model *m = NULL;
+            iso_json *j = NULL;
+            double rtol = 0.0;
             if (iso_backbone_open(&b, folder, &e) || iso_safetensors_open(&io, expected, &e) ||
                 iso_model_open(&m, b, NULL, false, &e) || iso_json_read(notes, 1 << 20, &j, &e) ||
                 iso_json_get_num(j, "feature_rtol", 0.0, &rtol, &e))

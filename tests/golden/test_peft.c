@@ -57,11 +57,11 @@ static double off(const iso_backbone *b, const char *adapter, const float *pixel
 static void the_logits_are_those_of_the_formula(void **state)
 {
     (void)state;
-    iso_json *j;
-    iso_backbone *b;
+    iso_json *j = NULL;
+    iso_backbone *b = NULL;
     iso_error e = {0};
     size_t count;
-    int64_t images;
+    int64_t images = 0;
     if (iso_json_read(FOLDER "/expected.json", 1 << 20, &j, &e) ||
         iso_json_need_int(j, "images", 1, 64, &images, &e) ||
         iso_backbone_open(&b, FOLDER "/model", &e))

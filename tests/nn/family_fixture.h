@@ -15,7 +15,8 @@ typedef struct {
     size_t side, patch;      /* images */
     size_t registers;        /* dinov2_with_registers */
     size_t projection;       /* clip_vision_model; 0: none */
-    size_t words, positions; /* bert */
+    size_t words, positions; /* bert; whisper has positions */
+    size_t mels;             /* whisper */
     size_t classes;          /* 0: no classifier */
 } family_shape;
 
@@ -82,6 +83,14 @@ static inline void family_embeddings(family_tensors *f, const family_shape *s)
         if (s->projection)
             family_add(f, "visual_projection.weight", (size_t[]){s->projection, d, 0}, 0.0,
                        1.0 / sqrt((double)d));
+    } else if (family_is(s, "whisper")) {
+        family_add(f, "model.encoder.conv1.weight", (size_t[]){d, s->mels, 3, 0}, 0.0, 0.3);
+        family_add(f, "model.encoder.conv1.bias", (size_t[]){d, 0}, 0.0, 0.1);
+        family_add(f, "model.encoder.conv2.weight", (size_t[]){d, d, 3, 0}, 0.0, 0.2);
+        family_add(f, "model.encoder.conv2.bias", (size_t[]){d, 0}, 0.0, 0.1);
+        family_add(f, "model.encoder.embed_positions.weight", (size_t[]){s->positions, d, 0}, 0.0,
+                   0.5);
+        family_pair(f, "model.encoder.layer_norm", d, 0);
     } else {
         family_add(f, "bert.embeddings.word_embeddings.weight", (size_t[]){s->words, d, 0}, 0.0,
                    0.5);
@@ -110,7 +119,11 @@ static inline void family_block(family_tensors *f, const family_shape *s, size_t
          "bert.encoder.layer.",
          {"attention.self.query", "attention.self.key", "attention.self.value",
           "attention.output.dense", "intermediate.dense", "output.dense",
-          "attention.output.LayerNorm", "output.LayerNorm"}}};
+          "attention.output.LayerNorm", "output.LayerNorm"}},
+        {"whisper",
+         "model.encoder.layers.",
+         {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1",
+          "fc2", "self_attn_layer_norm", "final_layer_norm"}}};
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
         for (size_t k = 0; k < 8 && family_is(s, rows[r].start); k++) {
             char name[128];
@@ -140,10 +153,12 @@ static inline iso_err family_files(const family_shape *s, iso_buf *config, iso_b
         "\"num_attention_heads\":%zu,\"intermediate_size\":%zu,\"hidden_act\":\"%s\","
         "\"layer_norm_eps\":1e-6,\"image_size\":%zu,\"patch_size\":%zu,\"num_channels\":3,"
         "\"num_register_tokens\":%zu,\"projection_dim\":%zu,\"vocab_size\":%zu,"
-        "\"max_position_embeddings\":%zu,\"type_vocab_size\":2}",
+        "\"max_position_embeddings\":%zu,\"type_vocab_size\":2,\"d_model\":%zu,"
+        "\"encoder_layers\":%zu,\"encoder_attention_heads\":%zu,\"encoder_ffn_dim\":%zu,"
+        "\"num_mel_bins\":%zu,\"max_source_positions\":%zu}",
         s->type, s->dim, s->depth, s->heads, s->mlp, family_is(s, "clip") ? "quick_gelu" : "gelu",
         s->side, s->patch, s->registers, s->projection ? s->projection : 512, s->words,
-        s->positions);
+        s->positions, s->dim, s->depth, s->heads, s->mlp, s->mels, s->positions);
     if (!err)
         err = iso_safetensors_write_buf(tensors, f.t, f.count, NULL, 0, e);
     iso_arena_free(&f.arena);
