@@ -3,6 +3,23 @@
 #ifndef ISO_TESTS_CLIENT_COORDINATOR_H
 #define ISO_TESTS_CLIENT_COORDINATOR_H
 
+/* The last message of a type since rig_clear(), or NULL. */
+static inline const iso_msg *rig_last(const rig *r, iso_msg_type type)
+{
+    for (size_t i = r->sent_count; i-- > 0;)
+        if (r->sent[i].type == type)
+            return &r->sent[i];
+    return NULL;
+}
+
+static inline size_t rig_count(const rig *r, iso_msg_type type)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->sent_count; i++)
+        n += r->sent[i].type == type;
+    return n;
+}
+
 static inline void rig_say_to(rig *r, iso_msg *m, const void *body, size_t body_bytes)
 {
     m->version = 1;

@@ -11,6 +11,7 @@
 #include "crypto/key.h"
 #include "crypto/request.h"
 #include "crypto/sealer_real.h"
+#include "tests/memory_rows.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,14 +23,6 @@
 
 enum { RIG_ROWS = 2048, RIG_BLOBS = 256, RIG_SENT = 512, RIG_QUEUE = 64, RIG_DAY = 86400000 };
 #define RIG_WALL 1790000000000ull
-
-typedef struct {
-    int table;
-    uint8_t key[ISO_KEY_MAX_BYTES];
-    size_t key_bytes;
-    uint8_t *value;
-    size_t value_bytes;
-} rig_row;
 
 typedef struct {
     iso_digest digest;
@@ -105,43 +98,15 @@ static inline void rig_say(rig *r, const char *fmt, ...)
 
 /* ---- store ---- */
 
-static inline rig_row *rig_find_row(rig *r, int table, const uint8_t *key, size_t key_bytes)
-{
-    for (size_t i = 0; i < r->row_count; i++)
-        if (r->rows[i].table == table && r->rows[i].key_bytes == key_bytes &&
-            memcmp(r->rows[i].key, key, key_bytes) == 0)
-            return &r->rows[i];
-    return NULL;
-}
-
 static inline void rig_commit(rig *r, const iso_op *ops, size_t count)
 {
     char line[400] = "";
     for (size_t i = 0; i < count; i++) {
         const iso_op *op = &ops[i];
-        rig_row *row = rig_find_row(r, op->table, op->key, op->key_bytes);
         size_t at = strlen(line);
         snprintf(line + at, sizeof line - at, " %s%s", op->kind == ISO_OP_DELETE ? "-" : "",
                  iso_agent_table_names[op->table]);
-        if (op->kind == ISO_OP_DELETE) {
-            if (row) {
-                free(row->value);
-                *row = r->rows[--r->row_count];
-            }
-            continue;
-        }
-        if (!row) {
-            assert_true(r->row_count < RIG_ROWS);
-            row = &r->rows[r->row_count++];
-            memset(row, 0, sizeof *row);
-            row->table = op->table;
-            row->key_bytes = op->key_bytes;
-            memcpy(row->key, op->key, op->key_bytes);
-        }
-        free(row->value);
-        row->value = malloc(op->value_bytes + 1);
-        memcpy(row->value, op->value, op->value_bytes);
-        row->value_bytes = op->value_bytes;
+        rig_rows_apply(r->rows, &r->row_count, RIG_ROWS, op);
     }
     r->commits++;
     rig_say(r, "  commit%s", line);
@@ -406,23 +371,6 @@ static inline void rig_clear(rig *r)
     r->text.size = 0;
 }
 
-/* The last message of a type since rig_clear(), or NULL. */
-static inline const iso_msg *rig_last(const rig *r, iso_msg_type type)
-{
-    for (size_t i = r->sent_count; i-- > 0;)
-        if (r->sent[i].type == type)
-            return &r->sent[i];
-    return NULL;
-}
-
-static inline size_t rig_count(const rig *r, iso_msg_type type)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < r->sent_count; i++)
-        n += r->sent[i].type == type;
-    return n;
-}
-
 /* ---- life ---- */
 
 static inline void rig_make_agent(rig *r)
@@ -430,16 +378,6 @@ static inline void rig_make_agent(rig *r)
     iso_error e = {0};
     if (iso_agent_new(&r->config, &r->seams, &r->a, &e) != ISO_OK)
         fail_msg("%s", e.text);
-}
-
-static inline int rig_compare_rows(const void *x, const void *y)
-{
-    const rig_row *a = x, *b = y;
-    size_t n = a->key_bytes < b->key_bytes ? a->key_bytes : b->key_bytes;
-    if (a->table != b->table)
-        return a->table - b->table;
-    int c = memcmp(a->key, b->key, n);
-    return c ? c : (int)a->key_bytes - (int)b->key_bytes;
 }
 
 /* What a killed process leaves: rows, blobs, partial file. A new agent takes it up. */
@@ -451,7 +389,7 @@ static inline void rig_restart(rig *r)
     r->die_at = r->effects = 0;
     r->queue_count = 0;
     rig_make_agent(r);
-    qsort(r->rows, r->row_count, sizeof *r->rows, rig_compare_rows);
+    rig_rows_sort(r->rows, r->row_count);
     for (size_t i = 0; i < r->row_count; i++) {
         const rig_row *w = &r->rows[i];
         if (iso_agent_restore_row(r->a, w->table, w->key, w->key_bytes, w->value, w->value_bytes,
@@ -474,53 +412,7 @@ static inline void rig_data(rig *r, size_t task, uint64_t train, uint64_t val, u
     rig_step(r, &ev);
 }
 
-static inline iso_key rig_key(iso_key_kind kind, uint8_t fill)
-{
-    uint8_t seed[32];
-    iso_key k;
-    memset(seed, fill, sizeof seed);
-    assert_int_equal(iso_key_from_seed(kind, seed, RIG_WALL, &k, NULL), ISO_OK);
-    return k;
-}
-
-static inline void rig_minisign(uint8_t fill, iso_minisign_key *out)
-{
-    uint8_t id[8], seed[32];
-    memset(id, fill, sizeof id);
-    memset(seed, fill, sizeof seed);
-    assert_int_equal(iso_minisign_from_seed(id, seed, out, NULL), ISO_OK);
-}
-
-static inline void rig_pack(iso_buf *out, const char *name, const void *data, size_t bytes)
-{
-    uint8_t n[8];
-    iso_put_u16(n, (uint16_t)strlen(name));
-    assert_int_equal(iso_buf_append(out, n, 2, NULL), ISO_OK);
-    assert_int_equal(iso_buf_append(out, name, strlen(name), NULL), ISO_OK);
-    iso_put_u64(n, bytes);
-    assert_int_equal(iso_buf_append(out, n, 8, NULL), ISO_OK);
-    assert_int_equal(iso_buf_append(out, data, bytes, NULL), ISO_OK);
-}
-
-/* Signs r->roster with `root` into the container that the coordinator serves. */
-static inline void rig_sign_roster(rig *r, const iso_minisign_key *root)
-{
-    iso_buf pub = {0}, text = {0}, signature = {0};
-    uint8_t n[4];
-    assert_int_equal(iso_minisign_public_format(&root->public_part, &pub, NULL), ISO_OK);
-    assert_int_equal(iso_roster_format(&r->roster, &text, NULL), ISO_OK);
-    assert_int_equal(iso_roster_sign(root, text.data, text.size, &signature, NULL), ISO_OK);
-    r->roster_container.size = 0;
-    iso_put_u32(n, 3);
-    assert_int_equal(iso_buf_append(&r->roster_container, n, 4, NULL), ISO_OK);
-    rig_pack(&r->roster_container, "root.pub", pub.data, pub.size);
-    rig_pack(&r->roster_container, "roster.json", text.data, text.size);
-    rig_pack(&r->roster_container, "roster.json.minisig", signature.data, signature.size);
-    r->roster_digest = rig_offer_blob(r, r->roster_container.data, r->roster_container.size);
-    iso_buf_free(&pub);
-    iso_buf_free(&text);
-    iso_buf_free(&signature);
-}
+#include "tests/client/keys.h"
 
 static inline rig *rig_open(void)
 {
@@ -580,8 +472,7 @@ static inline void rig_close(rig *r)
 {
     iso_agent_free(r->a);
     iso_agent_effects_free(&r->out);
-    for (size_t i = 0; i < r->row_count; i++)
-        free(r->rows[i].value);
+    rig_rows_free(r->rows, r->row_count);
     for (size_t i = 0; i < r->blob_count; i++)
         free(r->blobs[i].data);
     for (size_t i = 0; i < r->served_count; i++)

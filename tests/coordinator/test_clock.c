@@ -6,7 +6,7 @@
 static void check_times(rig *r)
 {
     uint64_t last = 0, entries = 0;
-    qsort(r->rows, r->row_count, sizeof *r->rows, rig_compare_rows);
+    rig_rows_sort(r->rows, r->row_count);
     for (size_t i = 0; i < r->row_count; i++) {
         iso_audit_entry entry;
         if (r->rows[i].table != ISO_CT_AUDIT)
