@@ -151,6 +151,9 @@ static void greeted(iso_agent *a, const iso_msg_hello_reply *m)
         a->credit = ISO_CREDIT_CHUNKS;
     a->update_bytes = m->limits.update_bytes;
 
+    /* An offer of the last session carries a head that is older than the one said now: taken up
+     * later it would look like a history that was cut. What is current is offered again. */
+    a->offer.is_there = false;
     bool is_new_epoch = a->epoch != 0 && a->epoch != m->epoch;
     iso_head head;
     bool has_head = false;
