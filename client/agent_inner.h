@@ -25,7 +25,8 @@ enum {
     AGENT_SENT_RING = 64,
     AGENT_TRIES = 3, /* S55 */
     AGENT_SIGNATURE_MAX = 8192,
-    AGENT_RECORD_VERSION = 1
+    AGENT_RECORD_VERSION = 1,
+    AGENT_SPEC_BYTES = 512 /* strings of an invitation are few: no 64 KiB for each kept one */
 };
 
 #define AGENT_NEVER UINT64_MAX

@@ -44,6 +44,15 @@ static void reply(iso_agent *a, const uint8_t id[16], bool accept, const char *r
     m->samples = samples;
 }
 
+/* A finished invitation answers repeated questions and needs no strings for that. */
+static void forget_spec(agent_invite *v)
+{
+    iso_arena_free(&v->arena);
+    v->spec.targets = v->spec.classes = NULL;
+    v->spec.target_count = v->spec.class_count = 0;
+    v->spec.kind_parameters = "";
+}
+
 static void end_invite(iso_agent *a, agent_invite *v, agent_invite_state state, const char *reason)
 {
     agent_jobs_stop(a, v->id);
@@ -60,11 +69,13 @@ static void end_invite(iso_agent *a, agent_invite *v, agent_invite_state state, 
     memcpy(agent_effect(a, ISO_AX_JOB_FORGET)->id, v->id, 16);
     agent_log(a, ISO_LOG_WARN, "invite_ended", "task=%s round=%llu reason=\"%s\"",
               a->tasks[v->task].config->name, (unsigned long long)v->round, reason);
+    forget_spec(v);
     agent_collect(a);
 }
 
 static bool copy_spec(agent_invite *v, const iso_msg_task_spec *m)
 {
+    v->arena.first_bytes = AGENT_SPEC_BYTES;
     iso_train_spec *s = &v->spec;
     *s = (iso_train_spec){.adapter_kind = m->adapter_kind,
                           .rank = m->rank,
@@ -347,6 +358,7 @@ void agent_invite_sealed(iso_agent *a, const iso_agent_event *ev)
     agent_save_meta(a);
     agent_commit(a);
     agent_effect(a, ISO_AX_DELETE_BLOB)->digest = v->container;
+    forget_spec(v);
     agent_log(a, ISO_LOG_INFO, "sealed", "round=%llu sequence=%llu bytes=%llu",
               (unsigned long long)v->round, (unsigned long long)u->sequence,
               (unsigned long long)u->body_bytes);

@@ -210,6 +210,7 @@ static void read_invite(reader *r, const uint8_t *key)
     v->samples = r_u64(r);
     v->reason = r_text(r);
     iso_train_spec *s = &v->spec;
+    v->arena.first_bytes = AGENT_SPEC_BYTES;
     s->adapter_kind = r_u32(r);
     s->rank = r_u32(r);
     s->alpha = r_f32(r);

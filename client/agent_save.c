@@ -8,6 +8,8 @@
 const char *const iso_agent_table_names[ISO_AT_COUNT] = {"meta",    "task", "invite", "outbox",
                                                          "release", "eval", "head",   "download"};
 
+enum { ROW_BYTES = 1000 };
+
 /* ---- writing ---- */
 typedef struct {
     iso_agent *a;
@@ -72,6 +74,8 @@ static void w_pair(writer *w, const iso_score_pair *p)
 static writer begin(iso_agent *a)
 {
     writer w = {.a = a};
+    if (iso_buf_reserve(&w.buf, ROW_BYTES, NULL) != ISO_OK) /* most rows in one piece */
+        a->is_broken = true;
     w_u8(&w, AGENT_RECORD_VERSION);
     return w;
 }

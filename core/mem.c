@@ -90,7 +90,7 @@ void *iso_arena_alloc(iso_arena *a, size_t n, size_t item_bytes)
         bytes = ALIGNMENT;
     iso_arena_block *b = a->head;
     if (!b || b->size - b->used < bytes) {
-        size_t size = b ? b->size * 2 : FIRST_BLOCK_BYTES;
+        size_t size = b ? b->size * 2 : a->first_bytes ? a->first_bytes : FIRST_BLOCK_BYTES;
         if (size < bytes)
             size = bytes;
         b = iso_alloc_aligned(1, HEADER_BYTES + size);

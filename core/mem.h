@@ -28,8 +28,9 @@ iso_err iso_nomem(iso_error *e, size_t bytes);
 typedef struct iso_arena_block iso_arena_block;
 typedef struct {
     iso_arena_block *head;
-    size_t used_bytes; /* handed out since the last reset */
-    size_t held_bytes; /* taken from the system */
+    size_t used_bytes;  /* handed out since the last reset */
+    size_t held_bytes;  /* taken from the system */
+    size_t first_bytes; /* of the first block, set before use; 0: 64 KiB */
 } iso_arena;
 
 /* Not zeroed. NULL on exhaustion. An all-zero iso_arena is ready. */
