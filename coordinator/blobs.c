@@ -181,25 +181,24 @@ void iso_coord_live_blobs(const iso_coord *c, iso_coord_blob_fn *fn, void *arg)
     }
 }
 
-typedef struct {
-    const iso_digest *wanted;
-    bool is_live;
-} live_search;
-
 static void note_live(void *arg, const iso_digest *d, uint64_t bytes, const char *what)
 {
     (void)bytes;
     (void)what;
-    live_search *s = arg;
-    s->is_live = s->is_live || iso_digest_equal(d, s->wanted);
+    iso_index_remove(arg, d->b);
 }
 
-void iso_c_delete_blob_unless_live(iso_coord *c, const iso_digest *d)
+/* Digests are random: their first half names them. */
+void iso_c_delete_blobs_unless_live(iso_coord *c, const iso_digest *gone, size_t count)
 {
-    live_search s = {.wanted = d};
-    if (iso_digest_is_zero(d))
-        return;
-    iso_coord_live_blobs(c, note_live, &s);
-    if (!s.is_live)
-        iso_c_emit(c, ISO_CX_DELETE_BLOB)->digest = *d;
+    iso_index dead = {0};
+    bool is_whole = true;
+    for (size_t i = 0; i < count && is_whole; i++)
+        if (!iso_digest_is_zero(&gone[i]))
+            is_whole = iso_index_put(&dead, gone[i].b, (void *)(uintptr_t)&gone[i]);
+    iso_coord_live_blobs(c, note_live, &dead);
+    for (size_t i = 0; i < count && is_whole; i++) /* memory ran out: a later start sweeps them */
+        if (iso_index_get(&dead, gone[i].b) == &gone[i])
+            iso_c_emit(c, ISO_CX_DELETE_BLOB)->digest = gone[i];
+    iso_index_free(&dead);
 }

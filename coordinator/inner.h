@@ -106,7 +106,8 @@ void iso_c_greet(iso_coord *c, iso_c_site *s);
 
 /* ---- blobs.c ---- */
 void iso_c_on_blob_get(iso_coord *c, iso_c_peer *p, const iso_msg *m);
-void iso_c_delete_blob_unless_live(iso_coord *c, const iso_digest *d);
+/* In one pass over what is live, whatever `count` is. */
+void iso_c_delete_blobs_unless_live(iso_coord *c, const iso_digest *gone, size_t count);
 
 /* ---- admission.c, uploads.c: updates until their receipt ---- */
 void iso_c_on_update_begin(iso_coord *c, iso_c_peer *p, const iso_msg *m);

@@ -454,6 +454,5 @@ void iso_c_rounds_retire(iso_coord *c)
     iso_c_save_round(c, r, ISO_OP_PUT);
     iso_c_save_meta(c);
     iso_c_flush(c); /* rows first, then files */
-    for (size_t i = 0; i < count; i++)
-        iso_c_delete_blob_unless_live(c, &gone[i]);
+    iso_c_delete_blobs_unless_live(c, gone, count);
 }
