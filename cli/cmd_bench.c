@@ -18,7 +18,7 @@ static const iso_arg_row rows[] = {
 
 static const iso_arg_spec spec = {
     .usage = "isofed bench [options] NAME...",
-    .summary = "Measure against rivals in the same run. Names: kernels train merge net.",
+    .summary = "Measure against rivals in the same run. Names: kernels train merge net sim.",
     .example = "isofed bench merge --json",
     .rows = rows,
     .min_words = 1,
@@ -42,7 +42,7 @@ static int run(int argc, char **argv)
         while (*b && strcmp((*b)->name, names.items[i]))
             b++;
         if (!*b) {
-            iso_fail(&e, ISO_ERR_USAGE, "unknown bench \"%s\"; names: kernels train merge net",
+            iso_fail(&e, ISO_ERR_USAGE, "unknown bench \"%s\"; names: kernels train merge net sim",
                      names.items[i]);
             return iso_cli_fail("bench", ISO_ERR_USAGE, &e);
         }

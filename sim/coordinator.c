@@ -331,7 +331,7 @@ static void reload(iso_sim *w)
 {
     stop_core(w);
     w->result.crashes_coordinator++;
-    sim_push(w, w->now_us + 1000000, EV_START, 0, 0, NULL);
+    sim_push(w, w->now_us + (w->s->crash.restart_ms + 1000) * 1000, EV_START, 0, 0, NULL);
 }
 
 static void step(iso_sim *w, const iso_coord_event *ev)
@@ -421,7 +421,11 @@ void sim_coordinator_job(iso_sim *w, uint64_t number)
     if (err)
         ev.kind = ISO_CE_JOB_FAILED;
     if (!err && c->job->kind == ISO_JOB_SIGN) {
+        const iso_sim_blob *text = iso_sim_disk_blob(&c->disk, &c->job->manifest);
+        iso_manifest m;
         iso_err bad = iso_history_signed(&w->history, c->job->number, &c->job->manifest, &e);
+        if (!bad)
+            bad = sim_manifest_parse(w, text->data, text->bytes, &m, &e);
         if (bad)
             sim_fail(w, bad, &e);
     }

@@ -80,7 +80,7 @@ typedef enum { SITE_NEW, SITE_ENROLLING, SITE_RUNNING, SITE_DEAD } sim_site_stat
 typedef struct {
     uint32_t index;
     sim_site_state state;
-    bool is_enrolled, is_revoked;
+    bool is_enrolled;
     iso_agent *agent;
     iso_agent_config config;
     iso_agent_task *tasks; /* owned */
@@ -250,6 +250,10 @@ void sim_site_message(iso_sim *w, sim_site *s, iso_packet *p);
 void sim_site_trained(iso_sim *w, sim_site *s, uint64_t number);
 void sim_site_answer(iso_sim *w, sim_site *s, sim_answer *a);
 void sim_site_check(iso_sim *w, sim_site *s);
+iso_err sim_manifest_parse(iso_sim *w, const void *text, size_t size, iso_manifest *out,
+                           iso_error *e) ISO_MUST_CHECK;
+/* By what is durable, whether or not the operator heard of it. */
+bool sim_site_is_revoked(const iso_sim *w, const sim_site *s);
 bool sim_site_is_at_rest(const iso_sim *w, const sim_site *s, const char **why);
 void sim_site_free(iso_sim *w, sim_site *s);
 

@@ -271,8 +271,9 @@ static void note_round(iso_history *h, uint64_t number, int kind, int state)
     if (number < h->round)
         return; /* what C13 leaves of an old one */
     bool had_ended = number == h->round && h->round_state >= ISO_HISTORY_RELEASED;
-    h->rounds_ended +=
-        kind == ISO_HISTORY_ADAPTER_ROUND && state >= ISO_HISTORY_RELEASED && !had_ended;
+    bool is_counted = kind == ISO_HISTORY_ADAPTER_ROUND ||
+                      (kind == ISO_HISTORY_HEAD_ROUND && state >= ISO_HISTORY_ABORTED);
+    h->rounds_ended += is_counted && state >= ISO_HISTORY_RELEASED && !had_ended;
     h->round = number;
     h->round_kind = kind;
     h->round_state = state;

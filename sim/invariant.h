@@ -14,7 +14,13 @@
 #include "sim/disk.h"
 
 /* Values of the rows of ISO_CT_ROUND. */
-enum { ISO_HISTORY_ADAPTER_ROUND = 2, ISO_HISTORY_HELD = 5, ISO_HISTORY_RELEASED = 6 };
+enum {
+    ISO_HISTORY_HEAD_ROUND = 1,
+    ISO_HISTORY_ADAPTER_ROUND = 2,
+    ISO_HISTORY_HELD = 5,
+    ISO_HISTORY_RELEASED = 6,
+    ISO_HISTORY_ABORTED = 8 /* or failed */
+};
 
 /* iso_sim_blob.note of contents that a site sealed: the only ones that may leave it (I4). */
 enum { ISO_NOTE_SEALED = 1 };

@@ -29,7 +29,7 @@ static uint8_t *own_key(iso_sim *w, iso_op *op)
 static const sim_site *revoked(const iso_sim *w)
 {
     for (size_t i = 0; i < w->site_count; i++)
-        if (w->sites[i]->is_revoked)
+        if (sim_site_is_revoked(w, w->sites[i]))
             return w->sites[i];
     return NULL;
 }

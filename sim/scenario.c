@@ -32,13 +32,13 @@ void iso_scenario_defaults(iso_scenario *s)
                         .settle_ms = 6 * HOUR,
                         .check_every = 4096,
                         .check_site_every = 16};
-    s->trainer.width = 12;
+    s->trainer.width = 32;
     s->trainer.rank = 2;
     s->trainer.layers = 1;
     s->trainer.steps = 100;
     s->trainer.samples = 200;
     s->trainer.noise = 1.0;
-    s->trainer.overlap = 0.3;
+    s->trainer.overlap = 0.1;
     s->trainer.step_us = 200000;
     s->net.latency_ms = 20;
     s->net.jitter_ms = 10;

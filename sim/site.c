@@ -468,15 +468,10 @@ void sim_site_message(iso_sim *w, sim_site *s, iso_packet *p)
 
 /* ---- life ---- */
 
-/* Signature and content of a manifest: parsed once, whichever sites ask (client/agent.h). */
-static iso_err check_manifest(void *ctx, const iso_minisign_public *key, const void *text,
-                              size_t size, const void *signature, size_t signature_bytes,
-                              iso_arena *arena, iso_manifest *out, iso_error *e)
+/* Parsed once, whichever sites ask. */
+iso_err sim_manifest_parse(iso_sim *w, const void *text, size_t size, iso_manifest *out,
+                           iso_error *e)
 {
-    iso_sim *w = ctx;
-    (void)arena;
-    if (!iso_hash_minisign_holds(&w->key, key, text, size, signature, signature_bytes))
-        return iso_fail(e, ISO_ERR_TRUST, "the signature does not hold");
     iso_digest d = w->c.sealer.digest(w->c.sealer.ctx, text, size);
     for (size_t i = w->manifest_count; i-- > 0;)
         if (iso_digest_equal(&w->manifests[i].digest, &d)) {
@@ -491,6 +486,18 @@ static iso_err check_manifest(void *ctx, const iso_minisign_public *key, const v
     if (!err)
         w->manifests[w->manifest_count++] = (sim_manifest){.digest = d, .manifest = *out};
     return err;
+}
+
+/* The client's seam: signature, then content (client/agent.h). */
+static iso_err check_manifest(void *ctx, const iso_minisign_public *key, const void *text,
+                              size_t size, const void *signature, size_t signature_bytes,
+                              iso_arena *arena, iso_manifest *out, iso_error *e)
+{
+    iso_sim *w = ctx;
+    (void)arena;
+    if (!iso_hash_minisign_holds(&w->key, key, text, size, signature, signature_bytes))
+        return iso_fail(e, ISO_ERR_TRUST, "the signature does not hold");
+    return sim_manifest_parse(w, text, size, out, e);
 }
 
 static bool ask_token(iso_sim *w, sim_site *s)
@@ -663,11 +670,17 @@ void sim_site_crash(iso_sim *w, sim_site *s)
     sim_push(w, w->now_us + down_ms * 1000, EV_START, s->index + 1, s->boot, NULL);
 }
 
+bool sim_site_is_revoked(const iso_sim *w, const sim_site *s)
+{
+    const iso_history_site *x = s->is_enrolled ? iso_index_get(&w->history.sites, s->id) : NULL;
+    return x && x->state == ISO_SITE_REVOKED;
+}
+
 /* Nothing is waited for: the newest release is judged, the outbox is empty. */
 bool sim_site_is_at_rest(const iso_sim *w, const sim_site *s, const char **why)
 {
     iso_agent_status st;
-    if (s->is_revoked || s->malice)
+    if (sim_site_is_revoked(w, s) || s->malice)
         return true;
     *why = "is not running";
     if (!s->agent)

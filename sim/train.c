@@ -66,7 +66,7 @@ static bool learn(iso_sim *w, sim_site *s, uint32_t task, iso_trainer_event *out
     double error = 1.0;
     /* A start from the task's adapter goes on where it stands: half of the way is left each time.
      */
-    double share = 1.0 - exp(-(double)(job->spec ? job->spec->steps : 0) / 60.0);
+    double share = 1.0 - exp(-(double)(job->spec ? job->spec->steps : 0) / 20.0);
     if (!iso_digest_is_zero(&job->base))
         share = 1.0 - (1.0 - share) * (1.0 - share);
     iso_err err = job->kind == ISO_TRAINER_HEAD
@@ -87,8 +87,8 @@ static bool learn(iso_sim *w, sim_site *s, uint32_t task, iso_trainer_event *out
     out->samples = s->malice == ISO_MALICE_LIAR ? ISO_SAMPLES_MAX : s->samples;
     out->data_images = 2 * s->samples;
     out->data_bytes = s->samples * 40000;
-    out->val = iso_synth_score(w->synth, error, s->index, job->round, s->samples / 2);
-    out->test = iso_synth_score(w->synth, error, s->index + 77777, job->round, s->samples / 2);
+    out->val = iso_synth_score(w->synth, error, s->index, task, s->samples / 2);
+    out->test = iso_synth_score(w->synth, error, s->index + 77777, task, s->samples / 2);
     return true;
 }
 
@@ -98,7 +98,7 @@ static bool score(iso_sim *w, sim_site *s, uint32_t task, iso_trainer_event *out
     double error, before;
     if (!stored_error(w, s, &job->adapter_model, task, &error))
         return false;
-    uint64_t what = iso_get_u64(job->adapter_model.b) + task;
+    const uint64_t what = task; /* the same images whatever is scored on them: luck is the same */
     out->val = iso_synth_score(w->synth, error, s->index, what, s->samples / 2);
     out->test = iso_synth_score(w->synth, error, s->index + 77777, what, s->samples / 2);
     if (job->kind == ISO_TRAINER_EVALUATE)
@@ -106,7 +106,6 @@ static bool score(iso_sim *w, sim_site *s, uint32_t task, iso_trainer_event *out
     if (job->kind == ISO_TRAINER_TRIAL) {
         if (!stored_error(w, s, &job->before_model, task, &before))
             return false;
-        what = iso_get_u64(job->before_model.b) + task;
         out->val_before = iso_synth_score(w->synth, before, s->index, what, s->samples / 2);
     }
     if (job->kind == ISO_TRAINER_TRIAL || job->kind == ISO_TRAINER_CHECK) {

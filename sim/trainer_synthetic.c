@@ -99,18 +99,19 @@ static void plant(iso_synth *y, const float *shared)
         for (size_t l = 0; l < y->o.layers; l++) {
             float *B = b_of(y, t, l), *A = a_of(y, t, l);
             for (size_t i = 0; i < w * r; i++)
-                B[i] = (float)(iso_rng_normal(&g) / sqrt((double)w));
-            for (size_t k = 0; k < r; k++) { /* rows of A lie where the inputs are */
-                double mix[256];
-                for (size_t j = 0; j < n; j++)
-                    mix[j] = iso_rng_normal(&g) / sqrt((double)n);
+                B[i] = (float)iso_rng_normal(&g);
+            orthonormalise(B, w, r);
+            float mix[64 * 128]; /* (inputs, r): which inputs the rows of A look at */
+            for (size_t i = 0; i < n * r; i++)
+                mix[i] = (float)iso_rng_normal(&g);
+            orthonormalise(mix, n, r);
+            for (size_t k = 0; k < r; k++)
                 for (size_t i = 0; i < w; i++) {
                     double v = 0.0;
                     for (size_t j = 0; j < n; j++)
-                        v += mix[j] * (double)P[i * n + j];
+                        v += (double)mix[j * r + k] * (double)P[i * n + j];
                     A[k * w + i] = (float)v;
                 }
-            }
             y->scale[t] += layer_error(y, t, l, NULL);
         }
     }
@@ -124,7 +125,7 @@ iso_err iso_synth_open(iso_synth **out, const iso_synth_options *o, size_t tasks
         return iso_nomem(e, sizeof *y);
     y->o = *o;
     y->tasks = tasks;
-    y->inputs = o->width / 2;
+    y->inputs = 2 * o->rank;
     size_t factors = tasks * o->layers * o->width * o->rank;
     y->B = iso_arena_calloc(&y->arena, factors, sizeof(float));
     y->A = iso_arena_calloc(&y->arena, factors, sizeof(float));

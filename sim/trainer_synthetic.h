@@ -1,7 +1,8 @@
 /* The planted problem behind the synthetic trainer (DESIGN 7): learning without a network.
  *
- * Every task t has planted low-rank updates W*_t = B*_t A*_t, one a layer, and inputs that lie in a
- * subspace P_t of its own; `overlap` says how much of it all tasks share. An adapter D is as good
+ * Every task t has planted updates W*_t = B*_t A*_t of rank r, one a layer, with equal singular
+ * values, and inputs that lie in a subspace P_t of 2 r dimensions; `overlap` says how much of it
+ * all tasks share. An adapter D is as good
  * as it acts like the planted one on the task's inputs:
  *   error(D, t)    = sum |(D - W*_t) P_t|^2 / sum |W*_t P_t|^2     (sums over the layers)
  *   accuracy(D, t) = probe + (top - probe) (1 - error), not below chance

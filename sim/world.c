@@ -188,7 +188,8 @@ static iso_err make_config(iso_sim *w, iso_error *e)
         x->name = iso_arena_strdup(&w->arena, name);
         x->classes = classes;
         x->class_count = 2;
-        x->quorum = s->quorum;
+        uint32_t owners = (s->sites - t + s->tasks - 1) / s->tasks; /* at least */
+        x->quorum = s->quorum < owners ? s->quorum : owners;
         x->rank = s->trainer.rank;
         x->rank_cap = 2 * s->trainer.rank;
         x->steps = s->trainer.steps;
@@ -455,6 +456,22 @@ static double mean_accuracy(const iso_sim *w, const iso_digest *model)
     return sum / w->s->tasks;
 }
 
+static const iso_manifest *manifest_of(const iso_sim *w, const iso_digest *digest)
+{
+    for (size_t i = 0; i < w->manifest_count; i++)
+        if (iso_digest_equal(&w->manifests[i].digest, digest))
+            return &w->manifests[i].manifest;
+    return NULL;
+}
+
+static const iso_digest *model_of(const iso_manifest *m)
+{
+    for (size_t k = 0; k < m->file_count; k++)
+        if (strcmp(m->files[k].path, "adapter/adapter_model.safetensors") == 0)
+            return &m->files[k].digest;
+    return NULL;
+}
+
 static void add_up(iso_sim *w)
 {
     iso_sim_result *r = &w->result;
@@ -474,22 +491,23 @@ static void add_up(iso_sim *w)
     for (int k = 0; k < ISO_CODE_END; k++)
         r->refused_by[k] += h->refused_by[k];
     for (size_t i = 0; i < w->site_count; i++) {
-        r->sites_revoked += w->sites[i]->is_revoked;
+        r->sites_revoked += sim_site_is_revoked(w, w->sites[i]);
         r->sites_malicious += w->sites[i]->malice != ISO_MALICE_NONE;
         r->disk_bytes += w->sites[i]->disk.row_bytes + 8 * w->sites[i]->disk.row_capacity +
                          8 * w->sites[i]->disk.blob_capacity;
     }
     r->disk_bytes += w->c.disk.row_bytes + w->pool.bytes;
     r->accuracy_probe = mean_accuracy(w, NULL);
-    for (size_t i = w->manifest_count; i-- > 0;) {
-        const iso_manifest *m = &w->manifests[i].manifest;
-        if (!h->release_count || m->number != h->releases[h->release_count - 1].number)
-            continue;
-        for (size_t k = 0; k < m->file_count; k++)
-            if (strcmp(m->files[k].path, "adapter/adapter_model.safetensors") == 0)
-                r->accuracy_last = mean_accuracy(w, &m->files[k].digest);
-        break;
+    iso_sim_key content = {{0}};
+    for (size_t i = 0; i < h->release_count; i++) {
+        const iso_manifest *m = manifest_of(w, &h->releases[i].manifest);
+        const iso_digest *model = m ? model_of(m) : NULL;
+        iso_digest d = iso_short_hash(&content, model ? model->b : NULL, model ? 32 : 0);
+        memcpy(content.key, d.b, sizeof content.key);
+        if (i + 1 == h->release_count && model)
+            r->accuracy_last = mean_accuracy(w, model);
     }
+    memcpy(r->content, content.key, sizeof r->content);
     sim_digest(w, &w->events, sizeof w->events);
     memcpy(r->digest, w->digest, sizeof r->digest);
 }

@@ -46,7 +46,8 @@ typedef struct {
     uint64_t cores_bytes, disk_bytes;     /* held at the end: rows and blobs of all disks */
     uint64_t full_checks;
     uint64_t broken_event; /* event at which an invariant broke; 0: none did */
-    uint8_t digest[32];
+    uint8_t content[32];   /* of the adapters of all releases, in order of their numbers */
+    uint8_t digest[32];    /* of everything that became durable, in its order */
 } iso_sim_result;
 
 /* `s` is borrowed for as long as the world lives. */
