@@ -57,7 +57,7 @@ iso_coord_task iso_coord_task_defaults(void)
 /* ---- the file ---- */
 
 typedef struct {
-    const char *federation, *listen, *advertise, *backbone, *worker;
+    const char *federation, *listen, *advertise, *backbone, *worker, *metrics;
     uint64_t release_valid_ms, head_valid_ms;
     const iso_yaml *rounds, *candidates, *gate, *tasks, *limits;
     int choose;
@@ -77,6 +77,8 @@ static const iso_yaml_row top_rows[] = {
     {"federation", ISO_YAML_STRING, at(top_level, federation), true, 0, 0, NULL, "name"},
     {"listen", ISO_YAML_STRING, at(top_level, listen), false, 0, 0, NULL, "address:port"},
     {"advertise", ISO_YAML_STRING, at(top_level, advertise), false, 0, 0, NULL, "host:port"},
+    {"metrics", ISO_YAML_STRING, at(top_level, metrics), false, 0, 0, NULL,
+     "loopback address:port of the figures"},
     {"backbone", ISO_YAML_STRING, at(top_level, backbone), true, 0, 0, NULL, "folder"},
     {"worker", ISO_YAML_STRING, at(top_level, worker), false, 0, 0, NULL, "program"},
     {"release_valid", ISO_YAML_DURATION_MS, at(top_level, release_valid_ms), false, 60000,
@@ -356,6 +358,7 @@ iso_err iso_coord_config_read(const char *path, iso_coord_config *config, iso_ar
     config->name = t.federation;
     config->listen = t.listen;
     config->advertise = t.advertise;
+    config->metrics = t.metrics;
     config->backbone = t.backbone;
     config->worker = t.worker;
     config->release_valid_ms = t.release_valid_ms;

@@ -58,6 +58,7 @@ typedef struct {
     /* federation */
     const char *name;
     const char *listen;    /* host:port, port 0 for any */
+    const char *metrics;   /* loopback address:port of the figures (S62); NULL: off */
     const char *advertise; /* host:port that enrolment lines name; NULL: as bound */
     const char *backbone;  /* folder */
     const char *worker;    /* isofed-merge; NULL: beside the daemon's binary */

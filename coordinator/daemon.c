@@ -143,6 +143,7 @@ static iso_err look_around(iso_shell *s, iso_error *e)
     }
     if (err)
         return err;
+    s->disk_free = ev.disk_free;
     if (ev.disk_free > s->config.disk_floor_bytes)
         (void)!iso_state_make_reserve(s->state, NULL);
     iso_shell_step(s, &ev);
@@ -182,11 +183,13 @@ static long wait_ms(const iso_shell *s)
 static iso_err run_loop(iso_shell *s, int signal_fd, iso_error *e)
 {
     while (!s->is_stopping) {
-        struct pollfd fds[ISO_ADMIN_CONNECTIONS + 3];
+        struct pollfd fds[ISO_ADMIN_CONNECTIONS + 4];
         size_t n = iso_admin_fds(s->admin, fds);
         fds[n++] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
         if (s->spawn.pidfd >= 0)
             fds[n++] = (struct pollfd){.fd = s->spawn.pidfd, .events = POLLIN};
+        if (s->metrics)
+            fds[n++] = (struct pollfd){.fd = iso_metrics_fd(s->metrics), .events = POLLIN};
         iso_err err = iso_server_wait(s->server, fds, n, wait_ms(s), e);
         if (err)
             return err;
@@ -196,6 +199,8 @@ static iso_err run_loop(iso_shell *s, int signal_fd, iso_error *e)
         iso_server_tick(s->server, s->clock.mono_ms(s->clock.ctx));
         take_messages(s);
         take_commands(s);
+        if (s->metrics)
+            iso_metrics_serve(s->metrics);
         look_at_worker(s);
         iso_coord_event tick = {.kind = ISO_CE_TICK};
         iso_shell_step(s, &tick);

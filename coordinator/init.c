@@ -30,6 +30,8 @@ static const char configuration[] =
     "listen: \"%s\"\n"
     "# How sites reach it, when that differs (port mapping, name).\n"
     "%sadvertise: \"%s\"\n"
+    "# Figures for a monitoring system: http://127.0.0.1:9464/metrics, on this machine only.\n"
+    "# metrics: 127.0.0.1:9464\n"
     "# The frozen backbone: config.json, model.safetensors, preprocessor_config.json.\n"
     "backbone: \"%s\"\n"
     "# The merge worker; default: isofed-merge beside this daemon's program.\n"

@@ -174,6 +174,23 @@ static iso_err open_audit(iso_shell *s, iso_error *e)
     return s->audit ? ISO_OK : iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "%s", path);
 }
 
+/* The file `metrics` says where, as `endpoint` does: with port 0 nobody else knows. */
+static iso_err open_metrics(iso_shell *s, iso_error *e)
+{
+    char host[ISO_HOST_MAX + 1], path[4096], text[300];
+    uint16_t port;
+    iso_err err = split_address(s->config.metrics, host, sizeof host, &port, e);
+    if (!err)
+        err = iso_metrics_open(&s->metrics, host, port, iso_shell_figures, s, e);
+    if (err)
+        return err;
+    bool is_v6 = strchr(host, ':') != NULL;
+    int n = snprintf(text, sizeof text, "http://%s%.200s%s:%u/metrics", is_v6 ? "[" : "", host,
+                     is_v6 ? "]" : "", iso_metrics_port(s->metrics));
+    snprintf(path, sizeof path, "%s/metrics", s->dir);
+    return iso_write_file(path, text, (size_t)n, 0644, e);
+}
+
 iso_err iso_shell_open(iso_shell *s, iso_error *e)
 {
     char path[4096];
@@ -235,6 +252,8 @@ iso_err iso_shell_open(iso_shell *s, iso_error *e)
     snprintf(path, sizeof path, "%s/admin.sock", s->dir);
     if (!err)
         err = iso_admin_open(&s->admin, path, e);
+    if (!err && s->config.metrics)
+        err = open_metrics(s, e);
     if (!err)
         err = open_audit(s, e);
     if (!err && !(s->piece = malloc(ISO_CHUNK_MAX_BYTES)))
@@ -246,6 +265,7 @@ iso_err iso_shell_open(iso_shell *s, iso_error *e)
 void iso_shell_close(iso_shell *s)
 {
     iso_spawn_stop(&s->spawn);
+    iso_metrics_close(s->metrics);
     iso_admin_close(s->admin);
     iso_server_close(s->server);
     iso_coord_free(s->core);

@@ -317,6 +317,7 @@ void iso_shell_flush(iso_shell *s)
             s->must_reload = true;
         } else {
             s->failures = 0;
+            s->commits++;
             mirror_audit(s);
             crash_points(s);
         }

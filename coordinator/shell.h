@@ -5,6 +5,7 @@
 #include "coordinator/admin.h"
 #include "coordinator/daemon.h"
 #include "coordinator/identity.h"
+#include "coordinator/metrics.h"
 #include "coordinator/partial.h"
 #include "coordinator/server.h"
 #include "coordinator/spawn.h"
@@ -29,6 +30,7 @@ typedef struct {
     iso_store store;
     iso_server *server;
     iso_admin *admin;
+    iso_metrics *metrics; /* NULL: off */
     iso_partials partials;
     iso_spawn spawn;
     iso_coord *core;
@@ -51,6 +53,7 @@ typedef struct {
     uint8_t *piece; /* one blob chunk */
     iso_arena message, result;
     bool is_stopping, must_reload;
+    uint64_t commits, disk_free;
     int failures; /* commits that failed in a row */
     iso_time minute, looked;
 } iso_shell;
@@ -65,6 +68,8 @@ iso_err iso_shell_write_endpoint(iso_shell *s, iso_error *e) ISO_MUST_CHECK;
 
 /* Steps the core and performs or holds what it says. */
 void iso_shell_step(iso_shell *s, const iso_coord_event *ev);
+/* An iso_metrics_page_fn; ctx is the shell. */
+iso_err iso_shell_figures(void *ctx, iso_buf *out, iso_error *e) ISO_MUST_CHECK;
 /* One transaction for all that waits, then the effects behind it. */
 void iso_shell_flush(iso_shell *s);
 /* Makes the uploads that are complete durable, together. */

@@ -106,4 +106,4 @@ last=$(fed_field "$work/rounds.json" 'max(r["number"] for r in j["rounds"])')
 fed_centre rounds show "$last" --json >"$work/round.json"
 [[ $(fed_field "$work/round.json" '[u["site"] for u in j["updates"]]') == "['north']" ]] || fail "a revoked site takes part"
 fed_centre audit verify >/dev/null || fail "the audit chain does not hold"
-echo "ok"
+echo "S25_revoked_while_connected ok"

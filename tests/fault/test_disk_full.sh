@@ -81,4 +81,4 @@ fed_centre status --json >"$work/status.json"
 [[ $(fed_field "$work/status.json" '(j["updates_acknowledged"], j["updates_used"], j["updates_refused"], j["updates_pending"])') == "(8, 8, 0, 0)" ]] ||
     fail "I1: $(cat "$work/status.json")"
 fed_centre audit verify >/dev/null || fail "I7: the audit chain does not hold"
-echo "ok"
+echo "S87_a_full_disk_loses_nothing ok"
