@@ -1,7 +1,9 @@
 /* isofed merge: adapters or whole tensors into one, by a method (specs/users.md L and N4). */
 #include "cli/command.h"
 #include "cli/merge_inputs.h"
+#include "cli/merge_recipe.h"
 #include "cli/merge_report.h"
+#include "cli/merge_state.h"
 #include "cli/merge_tensors.h"
 #include "cli/table.h"
 #include "core/parallel.h"
@@ -20,6 +22,8 @@ typedef struct {
     int64_t rank, threads;
     double energy, norm_cap, floor, gain_cap;
     uint64_t memory_limit;
+    const char *recipe;
+    iso_state_request state;
     bool list, allow_missing, any_base, transposed, dry_run, resume, digests, json, quiet;
 } options;
 
@@ -72,6 +76,18 @@ static const iso_arg_row rows[] = {
     {"threads", 0, ISO_ARG_INT, AT(threads), "N", "0: all processors", 0, 4096, NULL},
     {"dry-run", 0, ISO_ARG_FLAG, AT(dry_run), NULL,
      "check everything, print the plan, write nothing", 0, 0, NULL},
+    {"recipe", 0, ISO_ARG_STRING, AT(recipe), "FILE",
+     "everything from a YAML file; options given beside it win", 0, 0, NULL},
+    {"state", 0, ISO_ARG_STRING, AT(state.path), "FILE",
+     "tasks' factors, kept: the inputs are its tasks, and the merge is the joint one", 0, 0, NULL},
+    {"add", 0, ISO_ARG_LIST, AT(state.add), "TASK=ADAPTER", "a task joins the state", 0, 0, NULL},
+    {"replace", 0, ISO_ARG_LIST, AT(state.replace), "TASK=ADAPTER", "a task's adapter is new", 0, 0,
+     NULL},
+    {"remove", 0, ISO_ARG_LIST, AT(state.remove), "TASK", "a task leaves the state", 0, 0, NULL},
+    {"weight", 0, ISO_ARG_LIST, AT(state.weight), "TASK=X", "a task's weight in the state", 0, 0,
+     NULL},
+    {"compress", 0, ISO_ARG_INT, AT(state.compress), "N",
+     "state: at most N directions a task and layer; says what is lost", 0, 4096, NULL},
     {"memory-limit", 0, ISO_ARG_BYTES, AT(memory_limit), "BYTES",
      "fewer threads where needed; not started where one does not fit (2GiB)", 0, 0, NULL},
     {"resume", 0, ISO_ARG_FLAG, AT(resume), NULL,
@@ -267,6 +283,9 @@ typedef struct {
     double weights[256];
     iso_dtype dtype;
     iso_tensors_plan plan; /* whole tensors */
+    iso_task_state state;
+    iso_buf notes;
+    bool is_weighted; /* by the state */
     iso_merged_lora lora;
     iso_merged_dense dense;
     iso_json *recipe, *result;
@@ -307,17 +326,41 @@ static iso_err check_memory(job *j, iso_error *e)
     return ISO_OK;
 }
 
+/* The state's tasks are the inputs, with its weights. */
+static iso_err prepare_state(job *j, const iso_arg_list *words, size_t *T, iso_error *e)
+{
+    const options *c = j->c;
+    if (words->count > 0 || c->weights.count > 0)
+        return iso_fail(e, ISO_ERR_USAGE,
+                        "--state has its inputs and weights: --add TASK=ADAPTER, --weight TASK=X");
+    iso_err err = iso_merge_state_prepare(&c->state, c->any_base, &j->state, &j->in, &j->notes, e);
+    if (err)
+        return err;
+    *T = j->state.count;
+    if (*T > sizeof j->weights / sizeof *j->weights)
+        return iso_fail(e, ISO_ERR_USAGE, "the state has %zu tasks; at most %zu are merged", *T,
+                        sizeof j->weights / sizeof *j->weights);
+    for (size_t t = 0; t < *T; t++)
+        j->weights[t] = j->state.tasks[t].weight;
+    j->is_weighted = true;
+    return ISO_OK;
+}
+
 static iso_err prepare(job *j, const iso_arg_list *words, iso_error *e)
 {
     const options *c = j->c;
     const iso_method *method = NULL;
-    iso_err err = c->aggregate ? iso_robust_need(c->aggregate, &method, e)
-                               : iso_method_need(c->method, &method, e);
+    size_t T = words->count;
+    iso_err err = c->state.path ? prepare_state(j, words, &T, e) : ISO_OK;
     if (err)
         return err;
-    if (words->count == 0)
+    err = c->aggregate ? iso_robust_need(c->aggregate, &method, e)
+                       : iso_method_need(c->method, &method, e);
+    if (err)
+        return err;
+    if (T == 0)
         return iso_fail(e, ISO_ERR_USAGE, "no inputs; usage: %s", spec.usage);
-    if (!c->out && !c->dry_run)
+    if (!c->out && !c->dry_run && !c->state.path)
         return iso_fail(e, ISO_ERR_USAGE, "no output; say -o OUT, or --dry-run");
     j->o = iso_merge_defaults(method);
     j->o.args.convention = (iso_convention)c->convention;
@@ -327,10 +370,13 @@ static iso_err prepare(job *j, const iso_arg_list *words, iso_error *e)
     j->o.is_transposed = c->transposed;
     j->o.guard = (iso_guard_options){c->norm_cap, c->floor, c->gain_cap};
     j->o.stop = &iso_cli_interrupted;
+    if (j->is_weighted)
+        j->o.weights = j->weights;
     if ((err = set_parameters(c, &j->o, e)) || (err = set_layer_scales(c, &j->o, &j->arena, e)) ||
-        (err = set_weights(c, words->count, j->weights, &j->o, e)) ||
-        (err = read_dtype(c, &j->dtype, e)) || (err = iso_merge_check(&j->o, words->count, e)) ||
-        (err = iso_merge_inputs_open(&j->in, words, c->base, c->any_base, c->digests, e)))
+        (!c->state.path && (err = set_weights(c, T, j->weights, &j->o, e))) ||
+        (err = read_dtype(c, &j->dtype, e)) || (err = iso_merge_check(&j->o, T, e)) ||
+        (!c->state.path &&
+         (err = iso_merge_inputs_open(&j->in, words, c->base, c->any_base, c->digests, e))))
         return err;
     if (!j->in.is_lora && (c->rank || c->energy > 0.0))
         return iso_fail(e, ISO_ERR_USAGE,
@@ -379,9 +425,53 @@ static iso_err merge_and_write(job *j, iso_error *e)
     return ISO_OK;
 }
 
+/* The recipe's values where no option was given. */
+static iso_err take_recipe(options *c, iso_arg_list *words, iso_arena *arena, iso_error *e)
+{
+    iso_recipe r;
+    iso_err err = iso_recipe_read(c->recipe, arena, &r, e);
+    if (err)
+        return err;
+    if (words->count == 0) {
+        *words = r.inputs;
+        if (c->weights.count == 0)
+            c->weights = r.weights;
+    }
+    c->method = c->method ? c->method : r.method;
+    c->aggregate = c->aggregate ? c->aggregate : r.aggregate;
+    c->base = c->base ? c->base : r.base;
+    c->out = c->out ? c->out : r.out;
+    c->dtype = c->dtype ? c->dtype : r.dtype;
+    c->set = c->set.count ? c->set : r.set;
+    c->layer_alpha = c->layer_alpha.count ? c->layer_alpha : r.layer_alpha;
+    c->convention = c->convention ? c->convention : r.convention;
+    c->compat = c->compat ? c->compat : r.compat;
+    c->rank = c->rank ? c->rank : r.rank;
+    c->energy = c->energy > 0.0 ? c->energy : r.energy;
+    c->norm_cap = c->norm_cap > 0.0 ? c->norm_cap : r.norm_cap;
+    c->floor = c->floor > 0.0 ? c->floor : r.floor;
+    c->gain_cap = c->gain_cap > 0.0 ? c->gain_cap : r.gain_cap;
+    return ISO_OK;
+}
+
+/* After a merge that succeeded, or alone without -o. */
+static iso_err write_state(job *j, iso_error *e)
+{
+    if (!j->c->state.path)
+        return ISO_OK;
+    if (j->notes.size && !j->c->quiet)
+        fprintf(stderr, "%s", (const char *)j->notes.data);
+    iso_err err = iso_task_state_write(&j->state, j->c->state.path, e);
+    for (size_t t = 0; !err && !j->c->quiet && !j->c->json && t < j->state.count; t++)
+        printf("%s %-24s weight %-8g %zu layers\n", t ? "     " : "state", j->state.tasks[t].name,
+               j->state.tasks[t].weight, j->state.tasks[t].count);
+    return err;
+}
+
 static int run(int argc, char **argv)
 {
-    options c = {.method = "iso_cts"};
+    static options c; /* lists of words: not for the stack */
+    c = (options){0};
     iso_arg_list words = {0};
     bool is_done = false;
     iso_error e = {0};
@@ -397,7 +487,12 @@ static int run(int argc, char **argv)
     iso_set_threads((int)c.threads);
     static job j; /* hundreds of weights: not for the stack */
     j = (job){.c = &c};
-    err = prepare(&j, &words, &e);
+    if (c.recipe)
+        err = take_recipe(&c, &words, &j.arena, &e);
+    if (!c.method)
+        c.method = "iso_cts";
+    if (!err)
+        err = prepare(&j, &words, &e);
     if (!err && c.dry_run) {
         iso_json *plan = iso_merge_plan(&j.in, &j.o, &j.plan, j.match.total);
         if (c.json)
@@ -406,7 +501,10 @@ static int run(int argc, char **argv)
             iso_merge_print_plan(plan);
         iso_json_free(plan);
     } else if (!err) {
-        err = merge_and_write(&j, &e);
+        if (c.out)
+            err = merge_and_write(&j, &e);
+        if (!err)
+            err = write_state(&j, &e);
     }
     iso_json_free(j.recipe);
     iso_json_free(j.result);
@@ -414,6 +512,8 @@ static int run(int argc, char **argv)
     iso_merged_dense_free(&j.dense);
     iso_merge_match_free(&j.match);
     iso_merge_inputs_close(&j.in);
+    iso_task_state_close(&j.state);
+    iso_buf_free(&j.notes);
     iso_arena_free(&j.arena);
     return err ? iso_cli_fail("merge", err, &e) : 0;
 }
