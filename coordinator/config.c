@@ -26,6 +26,7 @@ void iso_coord_config_defaults(iso_coord_config *config)
                                  .connections = 12000,
                                  .disk_floor_bytes = 1ull << 30,
                                  .disk_reserve_bytes = 64ull << 20,
+                                 .memory_bytes = 2ull << 30,
                                  .requests_per_s = ISO_REQUESTS_A_SECOND,
                                  .request_burst = ISO_REQUESTS_BURST,
                                  .handshakes_per_s = 200,
@@ -182,7 +183,7 @@ static const iso_yaml_row task_rows[] = {
     {0}};
 
 typedef struct {
-    uint64_t update_bytes, chunk_pool, disk_floor, disk_reserve, upload_age_ms;
+    uint64_t update_bytes, chunk_pool, disk_floor, disk_reserve, upload_age_ms, memory;
     int64_t connections, credit, requests_per_s, handshakes_per_s;
 } limits_node;
 
@@ -197,6 +198,8 @@ static const iso_yaml_row limits_rows[] = {
      "free bytes below which no update is taken"},
     {"disk_reserve", ISO_YAML_BYTES, at(limits_node, disk_reserve), false, 0, 1e12, NULL,
      "kept for a full disk"},
+    {"memory", ISO_YAML_BYTES, at(limits_node, memory), false, 1048576, 1e15, NULL,
+     "of this process: connections are cut near it"},
     {"requests_per_s", ISO_YAML_INT, at(limits_node, requests_per_s), false, 1, 50, NULL, ""},
     {"handshakes_per_s", ISO_YAML_INT, at(limits_node, handshakes_per_s), false, 1, 100000, NULL,
      ""},
@@ -305,6 +308,7 @@ static iso_err read_rest(const top_level *t, const char *what, iso_coord_config 
                      .chunk_pool = c->chunk_pool_bytes,
                      .disk_floor = c->disk_floor_bytes,
                      .disk_reserve = c->disk_reserve_bytes,
+                     .memory = c->memory_bytes,
                      .upload_age_ms = c->upload_age_ms,
                      .connections = c->connections,
                      .credit = c->credit,
@@ -333,6 +337,7 @@ static iso_err read_rest(const top_level *t, const char *what, iso_coord_config 
     c->chunk_pool_bytes = l.chunk_pool;
     c->disk_floor_bytes = l.disk_floor;
     c->disk_reserve_bytes = l.disk_reserve;
+    c->memory_bytes = l.memory;
     c->upload_age_ms = l.upload_age_ms;
     c->connections = (uint32_t)l.connections;
     c->credit = (uint32_t)l.credit;

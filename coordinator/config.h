@@ -83,7 +83,7 @@ typedef struct {
     uint64_t chunk_pool_bytes;
     uint32_t credit; /* chunks a transfer */
     uint32_t connections;
-    uint64_t disk_floor_bytes, disk_reserve_bytes;
+    uint64_t disk_floor_bytes, disk_reserve_bytes, memory_bytes;
     uint32_t requests_per_s, request_burst;
     uint32_t handshakes_per_s, handshake_burst;
     uint64_t upload_age_ms;

@@ -286,6 +286,9 @@ void iso_coord_live_blobs(const iso_coord *c, iso_coord_blob_fn *fn, void *arg);
 void iso_coord_blob_damaged(iso_coord *c, const iso_digest *digest);
 /* True while a worker's result is waited for: its blobs are not named by records yet. */
 bool iso_coord_has_job(const iso_coord *c);
+/* What a peer has under way (S46): who holds memory for nothing goes first when it is short. */
+typedef enum { ISO_BUSY_NOT, ISO_BUSY_UPLOADING, ISO_BUSY_STORING } iso_coord_busy;
+iso_coord_busy iso_coord_peer_busy(const iso_coord *c, iso_peer peer);
 /* True while the upload is open: its partial file must stay. */
 bool iso_coord_has_upload(const iso_coord *c, const uint8_t upload_id[16]);
 

@@ -201,6 +201,7 @@ static iso_err run_loop(iso_shell *s, int signal_fd, iso_error *e)
         take_commands(s);
         if (s->metrics)
             iso_metrics_serve(s->metrics);
+        iso_shell_watch_memory(s);
         look_at_worker(s);
         iso_coord_event tick = {.kind = ISO_CE_TICK};
         iso_shell_step(s, &tick);

@@ -2,8 +2,6 @@
 #include "coordinator/shell.h"
 
 #include <stddef.h>
-#include <stdio.h>
-#include <unistd.h>
 
 #define at(field) offsetof(iso_coord_stats, field)
 static const struct {
@@ -29,17 +27,6 @@ static const struct {
     {"credit_chunks", "gauge", "chunks granted and not yet received", at(credit_chunks), false},
 };
 
-static uint64_t resident_bytes(void)
-{
-    unsigned long long all = 0, resident = 0;
-    FILE *f = fopen("/proc/self/statm", "re");
-    if (f && fscanf(f, "%llu %llu", &all, &resident) != 2)
-        resident = 0;
-    if (f)
-        fclose(f);
-    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 iso_err iso_shell_figures(void *ctx, iso_buf *out, iso_error *e)
 {
     const iso_shell *s = ctx;
@@ -62,5 +49,5 @@ iso_err iso_shell_figures(void *ctx, iso_buf *out, iso_error *e)
                                (double)s->disk_free, e);
     return err ? err
                : iso_metrics_line(out, "resident_bytes", "gauge", "memory of this process",
-                                  (double)resident_bytes(), e);
+                                  (double)iso_shell_resident_bytes(), e);
 }

@@ -101,6 +101,7 @@ static const char configuration[] =
     "#   connections: 12000\n"
     "#   disk_floor: 1GiB         # below it no update is taken\n"
     "#   disk_reserve: 64MiB      # kept for the day the disk is full\n"
+    "#   memory: 2GiB             # connections are cut near it; MemoryMax of the unit\n"
     "#   requests_per_s: 50\n"
     "#   handshakes_per_s: 200\n"
     "#   upload_age: 24h\n";

@@ -239,6 +239,31 @@ void iso_server_cut(iso_server *s, iso_peer id)
     }
 }
 
+static int newest_first(const void *a, const void *b)
+{
+    iso_peer x = *(const iso_peer *)a, y = *(const iso_peer *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+size_t iso_server_cut_newest(iso_server *s, iso_server_may_cut_fn *may_cut, void *arg, size_t most)
+{
+    size_t count = s->lines.count, done = 0;
+    iso_peer *ids = iso_calloc(count, sizeof *ids); /* no memory for this: next second again */
+    for (size_t i = 0; ids && i < count; i++)
+        ids[i] = s->lines.items[i]->id;
+    if (ids)
+        qsort(ids, count, sizeof *ids, newest_first);
+    for (size_t i = 0; ids && i < count && done < most; i++) {
+        const iso_line *p = iso_lines_by_id(&s->lines, ids[i]);
+        if (!p || p->cut_at || !may_cut(arg, p->id, &p->name))
+            continue;
+        iso_server_cut(s, p->id);
+        done++;
+    }
+    free(ids);
+    return done;
+}
+
 void iso_server_cut_all(iso_server *s)
 {
     for (size_t i = s->lines.count; i > 0; i--) {

@@ -47,6 +47,9 @@ void iso_server_send(iso_server *s, iso_peer peer, const void *head, size_t head
                      const void *body, size_t body_bytes);
 /* Shuts the connection down shortly after, so that what was sent before can leave. */
 void iso_server_cut(iso_server *s, iso_peer peer);
+/* Cuts at most `most` of the newest peers that `may_cut` gives away; how many. */
+typedef bool iso_server_may_cut_fn(void *arg, iso_peer peer, const iso_peer_name *name);
+size_t iso_server_cut_newest(iso_server *s, iso_server_may_cut_fn *may_cut, void *arg, size_t most);
 /* After a reload of the core: everybody comes back and says Hello again. */
 void iso_server_cut_all(iso_server *s);
 /* Queues that may go on, cuts that are due. `now_ms` monotonic. */

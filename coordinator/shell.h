@@ -55,7 +55,7 @@ typedef struct {
     bool is_stopping, must_reload;
     uint64_t commits, disk_free;
     int failures; /* commits that failed in a row */
-    iso_time minute, looked;
+    iso_time minute, looked, watched;
 } iso_shell;
 
 /* Opens all of options->dir; with check_config only what the configuration and keys say. */
@@ -68,6 +68,10 @@ iso_err iso_shell_write_endpoint(iso_shell *s, iso_error *e) ISO_MUST_CHECK;
 
 /* Steps the core and performs or holds what it says. */
 void iso_shell_step(iso_shell *s, const iso_coord_event *ev);
+/* Of this process. */
+uint64_t iso_shell_resident_bytes(void);
+/* Cuts connections when memory runs short; looks once a second (S46). */
+void iso_shell_watch_memory(iso_shell *s);
 /* An iso_metrics_page_fn; ctx is the shell. */
 iso_err iso_shell_figures(void *ctx, iso_buf *out, iso_error *e) ISO_MUST_CHECK;
 /* One transaction for all that waits, then the effects behind it. */

@@ -32,6 +32,21 @@ bool iso_coord_has_upload(const iso_coord *c, const uint8_t upload_id[16])
     return upload_by_id(c, upload_id) != NULL;
 }
 
+iso_coord_busy iso_coord_peer_busy(const iso_coord *c, iso_peer peer)
+{
+    iso_coord_busy busy = ISO_BUSY_NOT;
+    for (size_t i = 0; i < c->upload_count; i++) {
+        const iso_c_upload *u = c->uploads[i];
+        if (u->peer != peer)
+            continue;
+        if (u->state == UPLOAD_STORING)
+            return ISO_BUSY_STORING;
+        if (u->credit > 0)
+            busy = ISO_BUSY_UPLOADING;
+    }
+    return busy;
+}
+
 /* ---- credit ---- */
 
 static void set_credit(iso_coord *c, iso_c_upload *u, uint32_t credit)
