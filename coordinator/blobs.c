@@ -73,8 +73,8 @@ static bool find(const iso_coord *c, search *s)
         if (in_release(c, s, c->releases[i - 1]))
             return true;
     /* A site that was away follows the line of manifests back to what it holds (S92). */
-    size_t kept = c->release_count > RELEASES_KEPT ? c->release_count - RELEASES_KEPT : 0;
-    for (size_t i = kept; i < c->release_count; i++)
+    size_t chained = c->release_count > RELEASES_CHAINED ? c->release_count - RELEASES_CHAINED : 0;
+    for (size_t i = chained; i < c->release_count; i++)
         if (offer(s, &c->releases[i]->manifest, &c->releases[i]->manifest,
                   c->releases[i]->manifest_bytes))
             return true;
@@ -164,6 +164,9 @@ void iso_coord_live_blobs(const iso_coord *c, iso_coord_blob_fn *fn, void *arg)
             fn(arg, &c->tasks[i].adapter, c->tasks[i].adapter_bytes, "adapter");
     }
     size_t first = c->release_count > RELEASES_KEPT ? c->release_count - RELEASES_KEPT : 0;
+    size_t chained = c->release_count > RELEASES_CHAINED ? c->release_count - RELEASES_CHAINED : 0;
+    for (size_t i = chained; i < first; i++)
+        fn(arg, &c->releases[i]->manifest, c->releases[i]->manifest_bytes, "manifest");
     for (size_t i = first; i < c->release_count; i++)
         all_of_release(c, c->releases[i], fn, arg);
     for (size_t i = iso_c_first_detailed(c); i < c->round_count; i++) {

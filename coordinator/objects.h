@@ -21,10 +21,11 @@ enum {
     FAULTS_BEFORE_CUT = 3,  /* bad chunks, bad messages (S51, 9.1) */
     REFUSALS_A_MINUTE = 10, /* S58 */
     AUDITED_REFUSALS_HOUR = 60,
-    UPLOADS_A_SITE = 2,   /* 9.3 */
-    WRONG_MACS_BURN = 5,  /* S20 */
-    EVALS_IN_FLIGHT = 16, /* questions a site holds at once */
-    RELEASES_KEPT = 16,   /* with files, for rollback */
+    UPLOADS_A_SITE = 2,      /* 9.3 */
+    WRONG_MACS_BURN = 5,     /* S20 */
+    EVALS_IN_FLIGHT = 16,    /* questions a site holds at once */
+    RELEASES_KEPT = 16,      /* with files, for rollback */
+    RELEASES_CHAINED = 1000, /* with their manifests, for sites that were away (S92) */
     METRICS = 4
 };
 #define PARTIAL_BYTES_A_SITE (512ull << 20)

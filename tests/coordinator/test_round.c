@@ -241,6 +241,39 @@ static void U26_auto_trigger_does_not_wait_for_the_revoked(void **state)
     rig_free(r);
 }
 
+/* Found by the simulation: a site that had missed more than 16 releases asked for a manifest that
+ * was served no more, and never installed anything again. */
+static void S92_the_line_of_manifests_goes_back_far(void **state)
+{
+    (void)state;
+    rig *r = rig_new();
+    iso_buf text = {0};
+    run_script(r,
+               "> enrol a\n> enrol b\n> hello a\n"
+               "> admin {\"cmd\":\"rounds.open\",\"args\":{\"tasks\":[\"steel\"]}}\n"
+               "> upload a steel\n> hello b\n> upload b steel\n> job\n> upload a steel\n"
+               "> upload b steel\n> job\n> answer a 0.8 0.6\n> answer b 0.8 0.6\n> job\n",
+               &text);
+    iso_coord_stats s;
+    iso_coord_get_stats(r->c, &s);
+    assert_int_equal(s.release, 1);
+    iso_msg get = {.type = ISO_MSG_BLOB_GET, .blob_get = {.credit = 1}};
+    memcpy(get.blob_get.digest, iso_c_release_by_number(r->c, 1)->manifest.b, 32);
+    /* The others are made by hand: only their number counts. */
+    for (uint64_t n = 2; n <= 40; n++) {
+        iso_c_release *x = iso_c_release_new(r->c, n);
+        assert_non_null(x);
+        x->manifest = iso_digest_of(&n, sizeof n);
+        x->signature = x->manifest;
+        x->manifest_bytes = 100;
+    }
+    r->sites[0].last_error = ISO_CODE_OK;
+    rig_send(r, &r->sites[0], &get);
+    assert_int_equal(r->sites[0].last_error, ISO_CODE_OK);
+    iso_buf_free(&text);
+    rig_free(r);
+}
+
 static void must_be_there(void *arg, const iso_digest *d, uint64_t bytes, const char *what)
 {
     const rig *r = arg;
@@ -299,6 +332,7 @@ int main(void)
         cmocka_unit_test(abort_tells_the_sites),
         cmocka_unit_test(worker_refuses_an_update),
         cmocka_unit_test(I8_restart_after_every_message_ends_alike),
+        cmocka_unit_test(S92_the_line_of_manifests_goes_back_far),
         cmocka_unit_test(U26_auto_trigger_does_not_wait_for_the_revoked),
         cmocka_unit_test(S84_live_blobs_before_the_start_are_there),
     };
