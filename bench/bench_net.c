@@ -63,7 +63,7 @@ static double loopback(size_t updates)
     uint8_t *chunk = calloc(1, WIRE);
     char head[64] = {0};
     pthread_t thread;
-    double seconds = NAN;
+    double seconds = (double)NAN;
     if (!chunk || zmq_curve_keypair(server_pk, server_secret) || zmq_curve_keypair(pk, secret) ||
         zmq_setsockopt(v.socket, ZMQ_CURVE_SERVER, &one, sizeof one) ||
         zmq_setsockopt(v.socket, ZMQ_CURVE_SECRETKEY, server_secret, 40) ||
@@ -193,8 +193,8 @@ static iso_err big_updates(net_rig *r, const iso_bench_options *o, iso_error *e)
         return err;
     iso_bench_row(o, "net_updates_10MiB", ours, "MiB/s", "loopback CURVE", rival, ours / rival,
                   0.6);
-    iso_bench_row(o, "net_updates_10MiB_coordinator", processor / wall, "cores", NULL, NAN, NAN,
-                  NAN);
+    iso_bench_row(o, "net_updates_10MiB_coordinator", processor / wall, "cores", NULL, (double)NAN,
+                  (double)NAN, (double)NAN);
     return ISO_OK;
 }
 
@@ -213,7 +213,7 @@ static iso_err small_updates(net_rig *r, const iso_bench_options *o, iso_error *
     double rate = SMALL * NET_TASKS / seconds;
     iso_bench_row(o, "net_updates_64KiB", rate, "1/s", "wanted", 4000, rate / 4000, 1);
     iso_bench_row(o, "net_updates_64KiB_coordinator", (net_processor(r) - before) / seconds,
-                  "cores", NULL, NAN, NAN, NAN);
+                  "cores", NULL, (double)NAN, (double)NAN, (double)NAN);
     return ISO_OK;
 }
 

@@ -37,7 +37,8 @@ double iso_r_f64(iso_reader *r);
 void iso_r_text(iso_reader *r, char *out, size_t out_bytes); /* too long is bad */
 /* A count that is at most `max` and whose items of `item_bytes` can still be there. */
 size_t iso_r_count(iso_reader *r, size_t max, size_t item_bytes);
-bool iso_r_done(const iso_reader *r); /* all read, nothing bad */
+bool iso_r_done(const iso_reader *r);                /* all read, nothing bad */
+bool iso_c_roster_read(iso_coord *c, iso_reader *r); /* steps.c */
 
 void iso_key_u64(uint8_t out[8], uint64_t v); /* big endian: rows come in order of number */
 uint64_t iso_key_get_u64(const uint8_t in[8]);

@@ -10,12 +10,8 @@
 /* The one record of counters is called "coordinator"; rosters are "roster" and their version. */
 static iso_err read_meta(iso_coord *c, const uint8_t *key, iso_reader *r, iso_error *e)
 {
-    if (memcmp(key, "roster", 6) == 0) {
-        iso_c_roster x = {.version = iso_r_u64(r)};
-        iso_r_bytes(r, x.container.b, 32);
-        x.bytes = iso_r_u64(r);
-        return iso_c_roster_add(c, &x) ? ISO_OK : iso_nomem(e, sizeof x);
-    }
+    if (memcmp(key, "roster", 6) == 0)
+        return iso_c_roster_read(c, r) ? ISO_OK : iso_nomem(e, sizeof(iso_c_roster));
     uint8_t federation[16];
     iso_r_bytes(r, federation, 16);
     uint64_t epoch = iso_r_u64(r);

@@ -32,6 +32,14 @@ bool iso_c_roster_add(iso_coord *c, const iso_c_roster *r)
     return true;
 }
 
+bool iso_c_roster_read(iso_coord *c, iso_reader *r)
+{
+    iso_c_roster x = {.version = iso_r_u64(r)};
+    iso_r_bytes(r, x.container.b, 32);
+    x.bytes = iso_r_u64(r);
+    return iso_c_roster_add(c, &x);
+}
+
 static const iso_c_roster *by_version(const iso_coord *c, uint64_t version)
 {
     for (size_t i = 0; i < c->roster_count; i++)
