@@ -1,6 +1,7 @@
 /* isofed merge: adapters or whole tensors into one, by a method (specs/users.md L and N4). */
 #include "cli/command.h"
 #include "cli/merge_inputs.h"
+#include "cli/merge_page.h"
 #include "cli/merge_recipe.h"
 #include "cli/merge_report.h"
 #include "cli/merge_state.h"
@@ -22,7 +23,7 @@ typedef struct {
     int64_t rank, threads;
     double energy, norm_cap, floor, gain_cap;
     uint64_t memory_limit;
-    const char *recipe;
+    const char *recipe, *report;
     iso_state_request state;
     bool list, allow_missing, any_base, transposed, dry_run, resume, digests, json, quiet;
 } options;
@@ -76,6 +77,8 @@ static const iso_arg_row rows[] = {
     {"threads", 0, ISO_ARG_INT, AT(threads), "N", "0: all processors", 0, 4096, NULL},
     {"dry-run", 0, ISO_ARG_FLAG, AT(dry_run), NULL,
      "check everything, print the plan, write nothing", 0, 0, NULL},
+    {"report", 0, ISO_ARG_STRING, AT(report), "PAGE.html",
+     "adapters: spectra, alignment between tasks, layers, on one page", 0, 0, NULL},
     {"recipe", 0, ISO_ARG_STRING, AT(recipe), "FILE",
      "everything from a YAML file; options given beside it win", 0, 0, NULL},
     {"state", 0, ISO_ARG_STRING, AT(state.path), "FILE",
@@ -295,6 +298,11 @@ typedef struct {
 static iso_err check_match(const job *j, iso_error *e)
 {
     const iso_merge_match *m = &j->match;
+    if (m->differ > 1) /* one alone is named by the merge itself */
+        return iso_fail(e, ISO_ERR_SHAPE, "%zu of %zu %s differ in shape: %.170s%s", m->differ,
+                        m->total, j->in.is_lora ? "layers" : "tensors",
+                        (const char *)m->differ_names.data,
+                        m->differ > 5 || m->differ_names.size > 170 ? " ..." : "");
     if (m->unmatched == 0 || j->c->allow_missing || j->in.count == 1)
         return ISO_OK;
     return iso_fail(e, ISO_ERR_NO,
@@ -381,6 +389,8 @@ static iso_err prepare(job *j, const iso_arg_list *words, iso_error *e)
     if (!j->in.is_lora && (c->rank || c->energy > 0.0))
         return iso_fail(e, ISO_ERR_USAGE,
                         "--rank and --energy are for adapters, not whole tensors");
+    if (!j->in.is_lora && c->report)
+        return iso_fail(e, ISO_ERR_USAGE, "--report is for adapters, not whole tensors");
     if ((err = iso_merge_inputs_match(&j->in, &j->match, e)) || (err = check_match(j, e)))
         return err;
     j->recipe = iso_merge_recipe(&j->in, &j->o);
@@ -412,6 +422,8 @@ static iso_err merge_and_write(job *j, iso_error *e)
     iso_json_set(j->result, "out", iso_json_string(j->c->out));
     if (is_lora)
         err = write_lora(j->c->out, &j->in, &j->lora, j->recipe, j->result, e);
+    if (!err && j->c->report)
+        err = iso_merge_page_write(j->c->report, &j->in, &j->o, &j->lora, e);
     if (err)
         return err;
     if (!j->c->quiet)

@@ -3,6 +3,7 @@
 
 #include "cli/merge_tensors.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,7 +129,37 @@ void iso_merge_inputs_close(iso_merge_inputs *in)
 typedef struct {
     const char *name;
     size_t input;
+    const iso_tensor *view;      /* whole tensors */
+    const iso_lora_layer *layer; /* adapters */
 } entry;
+
+static void shape_of(const entry *x, char *out, size_t out_bytes)
+{
+    if (x->view)
+        iso_shape_text(x->view, out, out_bytes);
+    else
+        snprintf(out, out_bytes, "%zux%zu", x->layer->out, x->layer->in);
+}
+
+static iso_err compare_shapes(const iso_merge_inputs *in, const entry *group, size_t n,
+                              iso_merge_match *m, iso_error *e)
+{
+    enum { SHOWN = 5 };
+    char first[64], other[64];
+    shape_of(&group[0], first, sizeof first);
+    for (size_t i = 1; i < n; i++) {
+        shape_of(&group[i], other, sizeof other);
+        if (strcmp(first, other) == 0)
+            continue;
+        m->differ++;
+        return m->differ > SHOWN ? ISO_OK
+                                 : iso_buf_printf(&m->differ_names, e, "%s%s is %s in %s, %s in %s",
+                                                  m->differ > 1 ? "; " : "", group->name, first,
+                                                  iso_path_base(in->paths[group[0].input]), other,
+                                                  iso_path_base(in->paths[group[i].input]));
+    }
+    return ISO_OK;
+}
 
 static int by_name(const void *a, const void *b)
 {
@@ -168,8 +199,10 @@ iso_err iso_merge_inputs_match(const iso_merge_inputs *in, iso_merge_match *out,
     for (size_t i = 0; i < in->count; i++) {
         size_t count = in->is_lora ? in->lora[i].count : in->dense[i].count;
         for (size_t j = 0; j < count; j++)
-            all[k++] = (entry){
-                in->is_lora ? in->lora[i].layers[j].module : in->dense[i].tensors[j].name, i};
+            all[k++] =
+                in->is_lora
+                    ? (entry){in->lora[i].layers[j].module, i, NULL, &in->lora[i].layers[j]}
+                    : (entry){in->dense[i].tensors[j].name, i, &in->dense[i].tensors[j].view, NULL};
     }
     qsort(all, total, sizeof *all, by_name);
     iso_err err = ISO_OK;
@@ -178,6 +211,8 @@ iso_err iso_merge_inputs_match(const iso_merge_inputs *in, iso_merge_match *out,
         while (i + n < total && strcmp(all[i + n].name, all[i].name) == 0)
             n++;
         err = note(in, all + i, n, out, e);
+        if (!err)
+            err = compare_shapes(in, all + i, n, out, e);
     }
     free(all);
     if (err)
@@ -188,6 +223,7 @@ iso_err iso_merge_inputs_match(const iso_merge_inputs *in, iso_merge_match *out,
 void iso_merge_match_free(iso_merge_match *m)
 {
     iso_buf_free(&m->lines);
+    iso_buf_free(&m->differ_names);
     iso_buf_free(&m->unmatched_names);
     *m = (iso_merge_match){0};
 }

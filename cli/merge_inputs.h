@@ -31,6 +31,8 @@ typedef struct {
     size_t total, unmatched; /* unmatched: in one of several inputs only */
     size_t partial;          /* in some, not all */
     iso_buf lines;           /* one a partial name that is not unmatched; text, owned */
+    size_t differ;           /* of other shape than in the first input that has it */
+    iso_buf differ_names;    /* the first five: "x is 3x4 in a, 3x5 in b; ..."; text, owned */
     iso_buf unmatched_names; /* "a (only in x), b (only in y), and 3 more"; text, owned */
 } iso_merge_match;
 
