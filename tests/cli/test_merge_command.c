@@ -243,7 +243,7 @@ static void wrong_use_is_2_and_bad_data_is_3(void **state)
         {"merge @a @b -o @x --alpha one", 2, "takes a number"},
         {"merge @a @b -o @x --common-fraction 2", 2, "0 to 1"},
         {"merge @a @b -o @x --method average --alpha 2", 2, "no parameter \"alpha\""},
-        {"merge @a @b -o @x --set beta", 2, "NAME=NUMBER"},
+        {"merge @a @b -o @x --set beta", 2, "NAME=VALUE"},
         {"merge @a @b -o @x --base @c", 2, "--base is for whole weights"},
         {"merge @a @nothing -o @x", 3, "no such file"},
         {"merge @a @wider -o @x --allow-missing", 3, "12x11"},
