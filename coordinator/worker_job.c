@@ -79,6 +79,37 @@ static iso_err read_update(const iso_json *j, iso_worker_update *u, iso_error *e
     return err;
 }
 
+/* "aggregate": "multi_krum", "aggregate_parameters": {"f": 1} */
+static iso_err read_aggregate(iso_arena *a, const iso_json *j, iso_worker_task *t, iso_error *e)
+{
+    enum { PARAMETERS_MAX = 16 };
+    const char *rule;
+    const iso_json *all = iso_json_key(j, "aggregate_parameters");
+    size_t n = all ? iso_json_count(all) : 0;
+    iso_err err = iso_json_get_str(j, "aggregate", "mean", &rule, e);
+    if (err)
+        return err;
+    if (n > PARAMETERS_MAX)
+        return iso_fail(e, ISO_ERR_DATA, "aggregate_parameters: %zu entries, at most %d", n,
+                        PARAMETERS_MAX);
+    t->aggregate = iso_arena_strdup(a, rule);
+    t->aggregate_names = iso_arena_calloc(a, n + 1, sizeof(const char *));
+    t->aggregate_values = iso_arena_calloc(a, n + 1, sizeof *t->aggregate_values);
+    if (!t->aggregate || !t->aggregate_names || !t->aggregate_values)
+        return iso_nomem(e, strlen(rule));
+    for (size_t i = 0; i < n; i++) {
+        const char *key;
+        const iso_json *value = iso_json_member(all, i, &key);
+        if (!key || !iso_json_num(value, &t->aggregate_values[i]))
+            return iso_fail(e, ISO_ERR_DATA, "aggregate_parameters: expected names with numbers");
+        t->aggregate_names[i] = iso_arena_strdup(a, key);
+        if (!t->aggregate_names[i])
+            return iso_nomem(e, strlen(key));
+        t->aggregate_count = i + 1;
+    }
+    return ISO_OK;
+}
+
 static iso_err read_task(iso_arena *a, const iso_json *j, iso_worker_task *t, iso_error *e)
 {
     int64_t rank = 0, cap = 0;
@@ -96,6 +127,8 @@ static iso_err read_task(iso_arena *a, const iso_json *j, iso_worker_task *t, is
         err = iso_json_get_int(j, "rank_cap", 0, ISO_RANK_MAX, 0, &cap, e);
     if (!err)
         err = iso_json_get_num(j, "norm_cap", 0.0, &t->norm_cap, e);
+    if (!err)
+        err = read_aggregate(a, j, t, e);
     if (!err)
         err = get_hex(j, "previous", t->previous.b, sizeof t->previous.b, e);
     if (!err)

@@ -29,6 +29,10 @@ typedef struct {
     const char **targets; /* module suffixes; empty: any linear of the backbone */
     size_t target_count;
     size_t rank, rank_cap;
+    const char *aggregate;        /* rule over the task's updates (merge/robust); "mean" */
+    const char **aggregate_names; /* its parameters and their values */
+    double *aggregate_values;
+    size_t aggregate_count;
     double norm_cap;     /* Frobenius, of one layer's s B A; 0: none */
     iso_digest previous; /* container of the task's adapter of an earlier round, or zero */
     const iso_worker_update *updates;

@@ -1,7 +1,8 @@
-/* Jobs "heads" and "merge": within a task the exact mean, across tasks every configured method
+/* Jobs "heads" and "merge": within a task a rule (the exact mean, or one of merge/robust), across
+ * tasks every configured method
  * (DESIGN 1, two levels; AMENDMENTS 4 for heads, 14 for a single task). */
 #include "coordinator/worker.h"
-#include "merge/merge.h"
+#include "merge/robust/robust.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -106,8 +107,37 @@ typedef struct {
     size_t count;
 } ready_task;
 
-static iso_err aggregate(const iso_worker_task *t, const opened_set *s, ready_task *r, iso_error *e)
+/* With fewer updates than this a rule cannot tell who is wrong: the mean (specs/merging.md 8 d). */
+enum { ROBUST_FROM = 4 };
+
+/* The task's rule with its parameters, or the mean while there are too few updates for it. */
+static iso_err rule_of(const iso_worker_task *t, size_t updates, const iso_method **rule,
+                       iso_method_args *args, iso_error *e)
 {
+    iso_err err = iso_robust_need(t->aggregate, rule, e);
+    if (err)
+        return err;
+    iso_method_defaults(*rule, args);
+    for (size_t i = 0; i < t->aggregate_count && !err; i++)
+        err = iso_method_set(*rule, args, t->aggregate_names[i], t->aggregate_values[i], e);
+    if (err)
+        return err;
+    bool is_enough = updates >= ROBUST_FROM &&
+                     (!(*rule)->check || (*rule)->check(args, updates, NULL) == ISO_OK);
+    if (!is_enough) {
+        *rule = iso_robust_find("mean");
+        iso_method_defaults(*rule, args);
+    }
+    return ISO_OK;
+}
+
+/* What a site claims about its number of samples counts in the mean only: a rule that is there
+ * because a site may lie gives each one vote. */
+static iso_err aggregate(const iso_worker_task *t, const opened_set *s, ready_task *r,
+                         iso_json *row, iso_error *e)
+{
+    const iso_method *rule = NULL;
+    iso_method_args args;
     iso_lora_input *in = iso_calloc(s->n, sizeof *in);
     double *weights = iso_calloc(s->n, sizeof *weights);
     size_t n = 0;
@@ -118,8 +148,13 @@ static iso_err aggregate(const iso_worker_task *t, const opened_set *s, ready_ta
                 (iso_lora_input){t->name, s->opened[i].adapter.layers, s->opened[i].adapter.count};
             weights[n++] = t->updates[i].weight > 0 ? t->updates[i].weight : 1;
         }
+    if (!err && n)
+        err = rule_of(t, n, &rule, &args, e);
     if (!err && n) {
-        err = iso_aggregate_lora(in, n, weights, t->rank_cap, &r->merged, e);
+        bool is_mean = rule == iso_robust_find("mean");
+        err = iso_robust_aggregate_lora(in, n, rule, &args, is_mean ? weights : NULL, t->rank_cap,
+                                        &r->merged, e);
+        iso_json_set(row, "aggregate", iso_json_string(is_mean ? "mean" : rule->name));
         r->layers = r->merged.layers;
         r->count = r->merged.count;
     }
@@ -203,7 +238,7 @@ static iso_err prepare_task(const iso_worker_ground *g, const iso_worker_job *w,
     *r = (ready_task){.name = t->name};
     iso_err err = open_task(g, w, t, &s, verdicts, e);
     if (!err)
-        err = aggregate(t, &s, r, e);
+        err = aggregate(t, &s, r, row, e);
     if (!err && !r->count && !iso_digest_is_zero(&t->previous))
         err = keep_previous(g, t, r, e);
     if (!err && r->merged.count) {

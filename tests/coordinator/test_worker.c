@@ -383,6 +383,74 @@ static void U88_mean_of_products_and_single_task_unchanged(void **state)
     iso_json_free(result);
 }
 
+/* `good` equal updates, then `bad` others far away, as one task under a rule. */
+static iso_json *rule_job(const ground *g, size_t good, size_t bad, const char *rule,
+                          const char *parameter, double value)
+{
+    static const char *const methods[] = {"average", NULL};
+    iso_json *updates = iso_json_array(), *tasks = iso_json_array();
+    for (size_t k = 0; k < good + bad; k++) {
+        iso_buf payload = {0};
+        sealed s;
+        adapter_case c = {RANK, DIM, k < good ? 0.1f : 0.9f, k < good ? 60 : 70 + k, 0};
+        make_container(&c, &payload);
+        seal(g, &payload, 1, k + 1, &s);
+        iso_json_push(updates, update_row(g, &s, g->site.public_key));
+        iso_buf_free(&payload);
+        iso_buf_free(&s.body);
+    }
+    iso_json *t = task_row(1, updates), *parameters = iso_json_object();
+    iso_json_set(t, "aggregate", iso_json_string(rule));
+    iso_json_set(parameters, parameter, iso_json_real(value));
+    iso_json_set(t, "aggregate_parameters", parameters);
+    iso_json_push(tasks, t);
+    return merge_job(g, tasks, methods);
+}
+
+static void a_task_is_aggregated_by_its_rule_from_four_updates_on(void **state)
+{
+    static const struct {
+        const char *rule, *parameter;
+        double value;
+        size_t good, bad;
+        const char *used;
+        double least, most; /* distance from what the good ones say */
+    } rows[] = {
+        {"multi_krum", "f", 1, 4, 1, "multi_krum", 0, 1e-5},
+        {"trimmed_mean", "cut", 1, 4, 1, "trimmed_mean", 0, 1e-5},
+        {"norm_clip", "max_norm", 0, 4, 1, "norm_clip", 0.05, 0.5},
+        {"multi_krum", "f", 1, 2, 1, "mean", 1, 100}, /* three sites: nobody can tell */
+        {"multi_krum", "f", 3, 4, 1, "mean", 1, 100}, /* too few for that f */
+    };
+    ground *g = *state;
+    iso_error e;
+    double want[DIM * DIM], got[DIM * DIM];
+    for (size_t i = 0; i <= sizeof rows / sizeof *rows; i++) {
+        iso_json *result = NULL;
+        iso_json *job = i ? rule_job(g, rows[i - 1].good, rows[i - 1].bad, rows[i - 1].rule,
+                                     rows[i - 1].parameter, rows[i - 1].value)
+                          : rule_job(g, 1, 0, "trimmed_mean", "cut", 1); /* what a good one says */
+        iso_peft p = {0};
+        must(run_job(g, job, &result, &e), &e);
+        read_candidate(g, result, 0, &p);
+        product(&p.layers[0], i ? got : want);
+        iso_peft_close(&p);
+        if (i) {
+            const iso_json *row = iso_json_at(iso_json_key(result, "tasks"), 0);
+            double off = distance(got, want);
+            assert_string_equal(iso_json_str(iso_json_key(row, "aggregate")), rows[i - 1].used);
+            if (!(off >= rows[i - 1].least && off <= rows[i - 1].most))
+                fail_msg("row %zu: %g away", i - 1, off);
+        }
+        iso_json_free(result);
+    }
+    iso_json *none = NULL;
+    assert_int_equal(run_job(g, rule_job(g, 4, 1, "multi_crum", "f", 1), &none, &e), ISO_ERR_USAGE);
+    assert_non_null(strstr(e.text, "multi_krum"));
+    assert_int_equal(run_job(g, rule_job(g, 4, 1, "multi_krum", "f", 0.5), &none, &e),
+                     ISO_ERR_USAGE);
+}
+
 static void I8_same_job_gives_same_bytes(void **state)
 {
     static const char *const methods[] = {"iso_cts", "iso_c", NULL};
@@ -498,6 +566,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(S37_verdicts_after_acknowledgement, set_up, tear_down),
         cmocka_unit_test_setup_teardown(U88_mean_of_products_and_single_task_unchanged, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_task_is_aggregated_by_its_rule_from_four_updates_on,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(I8_same_job_gives_same_bytes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             A2_release_key_signs_only_the_next_number_of_a_passed_candidate, set_up, tear_down),
