@@ -105,8 +105,17 @@ static iso_err from_parts(iso_adapter **out, const iso_backbone *b, const iso_pe
             kind = iso_adapter_kinds[i];
     if (!kind)
         return iso_fail(e, ISO_ERR_DATA, "peft_type \"%.40s\" is not supported", p->peft_type);
+    char here[ISO_DIGEST_HEX];
+    const char *generation;
     iso_adapter *a = NULL;
-    iso_err err = iso_adapter_blank(&a, b, kind, e);
+    iso_err err = iso_json_get_str(p->config, "generation", "", &generation, e);
+    if (err)
+        return err;
+    iso_hex(here, b->generation.b, ISO_DIGEST_BYTES);
+    if (*generation && strcmp(generation, here) != 0)
+        return iso_fail(e, ISO_ERR_DATA, "trained on generation %.12s, the backbone is %.12s",
+                        generation, here);
+    err = iso_adapter_blank(&a, b, kind, e);
     if (err)
         return err;
     err = kind->from_parts(a, p, e);
@@ -222,6 +231,20 @@ iso_err iso_adapter_write(const iso_adapter *a, const char *folder, const char *
         err = iso_peft_parts_write(folder, config, tensors, count, e);
     }
     iso_json_free(config);
+    iso_arena_free(&arena);
+    return err;
+}
+
+iso_err iso_adapter_write_folded(const iso_adapter *a, const char *folder, const char *base_model,
+                                 iso_error *e)
+{
+    iso_arena arena = {0};
+    iso_peft_output o;
+    if (!a->kind->to_layers)
+        return iso_fail(e, ISO_ERR_USAGE, "adapters of kind %s have no folded form", a->kind->name);
+    iso_err err = as_output(a, &arena, base_model, NULL, &o, e);
+    if (!err)
+        err = iso_peft_write(folder, &o, e);
     iso_arena_free(&arena);
     return err;
 }

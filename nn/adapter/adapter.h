@@ -67,7 +67,8 @@ typedef struct {
     const char *help;      /* one line */
     iso_err (*create)(iso_adapter *a, const iso_adapter_options *o, iso_error *e) ISO_MUST_CHECK;
     iso_err (*from_peft)(iso_adapter *a, const iso_peft *p, iso_error *e) ISO_MUST_CHECK;
-    /* LoRA: layers in order of module, for iso_peft_write; memory from `arena`. */
+    /* Layers in order of module, for iso_peft_write; memory from `arena`. LoRA: what it is. Kinds
+     * with to_parts: what they are folded (NULL: no product of thin factors). */
     iso_err (*to_layers)(const iso_adapter *a, iso_arena *arena, iso_lora_layer **layers,
                          size_t *count, iso_error *e) ISO_MUST_CHECK;
     /* The matrix with the adapter in it, W + dW, into the forms that `out` has: its panels, and W
@@ -152,6 +153,9 @@ iso_err iso_adapter_write(const iso_adapter *a, const char *folder, const char *
 /* The two files of the folder in memory. */
 iso_err iso_adapter_write_bufs(const iso_adapter *a, const char *base_model, const iso_json *extra,
                                iso_buf *config, iso_buf *tensors, iso_error *e) ISO_MUST_CHECK;
+/* A kind that can be folded into thin factors (DATA at its mean gates) as LoRA's PEFT folder. */
+iso_err iso_adapter_write_folded(const iso_adapter *a, const char *folder, const char *base_model,
+                                 iso_error *e) ISO_MUST_CHECK;
 void iso_adapter_close(iso_adapter *a); /* NULL is fine */
 
 /* The registry. */

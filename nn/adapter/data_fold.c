@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 bool iso_data_has_gates(const iso_adapter *a)
 {
@@ -78,4 +79,44 @@ iso_fold_error iso_fold_error_of(const float *gated, const float *folded, const 
     r.relative = all > 0.0 ? sqrt(off / all) : 0.0;
     r.agreement = n ? (double)same / (double)n : 1.0;
     return r;
+}
+
+static int by_module(const void *x, const void *y)
+{
+    return strcmp(((const iso_lora_layer *)x)->module, ((const iso_lora_layer *)y)->module);
+}
+
+iso_err iso_data_to_layers(const iso_adapter *a, iso_arena *arena, iso_lora_layer **layers,
+                           size_t *count, iso_error *e)
+{
+    const iso_data *t = a->own;
+    size_t r = t->lo + t->hi;
+    if (!t->has_gates)
+        return iso_fail(e, ISO_ERR_USAGE, "the mean gates are not known");
+    iso_lora_layer *out = iso_arena_calloc(arena, t->count, sizeof *out);
+    if (!out)
+        return iso_nomem(e, t->count * sizeof *out);
+    for (size_t i = 0; i < t->count; i++) {
+        const iso_data_part *p = &t->parts[i];
+        const double *mean = t->mean + p->module->block / t->gap * ISO_DATA_BRANCHES;
+        iso_lora_layer *l = &out[i];
+        *l = (iso_lora_layer){.module = iso_arena_strdup(arena, p->module->name),
+                              .out = p->module->out,
+                              .in = p->module->in,
+                              .rank = r,
+                              .scale = 1.0,
+                              .A = iso_arena_alloc(arena, r * p->module->in, sizeof(float)),
+                              .B = iso_arena_alloc(arena, r * p->module->out, sizeof(float))};
+        if (!l->module || !l->A || !l->B)
+            return iso_nomem(e, r * (l->in + l->out) * sizeof(float));
+        memcpy(l->A, a->params + p->down, r * l->in * sizeof(float));
+        for (size_t k = 0; k < r; k++)
+            for (size_t o = 0; o < l->out; o++)
+                l->B[o * r + k] =
+                    (float)(mean[k < t->lo ? 0 : 1] * (double)a->params[p->up + k * l->out + o]);
+    }
+    qsort(out, t->count, sizeof *out, by_module);
+    *layers = out;
+    *count = t->count;
+    return ISO_OK;
 }

@@ -32,6 +32,10 @@ iso_err iso_data_lay_out(iso_adapter *a, const iso_data *config, const bool *is_
 size_t iso_data_rows_in_params(const iso_adapter *a, size_t group, size_t branch, size_t letter);
 float *iso_data_frozen_rows(const iso_adapter *a, size_t group, size_t branch, size_t letter);
 
+/* (M4): the update at the mean gates as LoRA layers in order of module, scale 1. */
+iso_err iso_data_to_layers(const iso_adapter *a, iso_arena *arena, iso_lora_layer **layers,
+                           size_t *count, iso_error *e) ISO_MUST_CHECK;
+
 iso_err iso_data_from_parts(iso_adapter *a, const iso_peft_parts *p, iso_error *e) ISO_MUST_CHECK;
 iso_err iso_data_to_parts(const iso_adapter *a, iso_arena *arena, iso_json *config,
                           iso_named_tensor **tensors, size_t *count, iso_error *e) ISO_MUST_CHECK;
