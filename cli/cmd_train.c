@@ -229,6 +229,7 @@ static iso_err save(const iso_train_outcome *t, const iso_train_plan *p, const o
     if (!err &&
         !(err =
               iso_adapter_write(t->vision.adapter, o->out, iso_path_base(o->backbone), NULL, e)) &&
+        !(err = iso_kind_save_folded(t, o->out, iso_path_base(o->backbone), e)) &&
         !(err = iso_linear_save(&t->head, head, e)) &&
         !(err = iso_json_dump(answer, ISO_JSON_PRETTY, &text, e)))
         err = iso_write_file(meta, text.data, text.size, 0644, e);

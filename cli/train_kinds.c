@@ -115,6 +115,18 @@ iso_err iso_kind_conclude(iso_train_outcome *t, iso_error *e)
     return err;
 }
 
+iso_err iso_kind_save_folded(const iso_train_outcome *t, const char *out, const char *base_model,
+                             iso_error *e)
+{
+    if (t->vision.adapter->kind != &iso_data_kind || !iso_data_has_gates(t->vision.adapter))
+        return ISO_OK;
+    char *folder = iso_path_join(out, "folded");
+    iso_err err = folder ? iso_adapter_write_folded(t->vision.adapter, folder, base_model, e)
+                         : iso_nomem(e, strlen(out));
+    free(folder);
+    return err;
+}
+
 static iso_err write_start(const iso_backbone *b, const float *F, const float *G,
                            const char *method, const char *out, iso_error *e)
 {

@@ -25,6 +25,11 @@ iso_err iso_kind_prepare(iso_train_outcome *t, const iso_train_plan *plan,
 /* After it: DATA's mean gates on the training samples. */
 iso_err iso_kind_conclude(iso_train_outcome *t, iso_error *e) ISO_MUST_CHECK;
 
+/* DATA: the adapter at its mean gates as a LoRA folder, out/folded: for serving without gates, for
+ * merging and for centralize. */
+iso_err iso_kind_save_folded(const iso_train_outcome *t, const char *out, const char *base_model,
+                             iso_error *e) ISO_MUST_CHECK;
+
 /* Stage 1: by the closed form, without training (the outcome has its data). */
 iso_err iso_kind_ridge(iso_train_outcome *t, const iso_train_plan *plan, const char *out,
                        iso_error *e) ISO_MUST_CHECK;
