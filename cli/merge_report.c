@@ -159,6 +159,7 @@ iso_json *iso_merge_recipe(const iso_merge_inputs *in, const iso_merge_options *
 typedef struct {
     size_t rank_min, rank_max, rank_sum, out_rank;
     double bytes, flops;
+    double result; /* of bytes: the merged adapter */
 } cost;
 
 /* Rough: what one worker holds times the workers, and products at 10 GFLOP/s a core. */
@@ -188,6 +189,7 @@ static cost cost_lora(const iso_merge_inputs *in, const iso_merge_options *o)
         c.rank_sum = R > c.rank_sum ? R : c.rank_sum;
         c.out_rank = out > c.out_rank ? out : c.out_rank;
     }
+    c.result = c.bytes;
     c.bytes += largest * iso_threads();
     return c;
 }
@@ -200,7 +202,8 @@ double iso_merge_lora_bytes(const iso_merge_inputs *in, const iso_merge_options 
             const iso_lora_layer *l = &in->lora[t].layers[i];
             inputs += 4.0 * (double)l->rank * (double)(l->out + l->in);
         }
-    return inputs + cost_lora(in, o).bytes;
+    cost c = cost_lora(in, o);
+    return inputs + c.bytes + c.result; /* what was written is mapped again for its digest */
 }
 
 /* Decompositions at 40 GFLOP/s a core, files at 1 GB/s: measured, on a loaded machine. */

@@ -36,10 +36,9 @@ iso_err iso_merge_tensors_plan(const iso_merge_inputs *in, const iso_merge_optio
                                iso_dtype type, uint64_t limit_bytes, iso_tensors_plan *out,
                                iso_error *e)
 {
-    /* the program itself; pages of inputs between two trims, and what the kernel maps around them
-     */
-    const double program = 48.0 * 1048576.0, window = 192.0 * 1048576.0;
-    *out = (iso_tensors_plan){.fixed_bytes = program + window, .threads = iso_threads()};
+    /* the program itself; pages of inputs between two trims, of each thread before it reports */
+    const double mib = 1048576.0, window = (72.0 + 8.0 * iso_threads()) * mib;
+    *out = (iso_tensors_plan){.fixed_bytes = 24.0 * mib + window, .threads = iso_threads()};
     for (size_t t = 0; t < in->count; t++)
         add_input(out, &in->files[t]);
     if (in->base.tensors)
