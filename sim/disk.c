@@ -90,7 +90,7 @@ void iso_sim_pool_free(iso_sim_pool *p)
 
 /* ---- rows ---- */
 
-static uint64_t row_hash(int table, const uint8_t *key, size_t bytes)
+static uint32_t row_hash(int table, const uint8_t *key, size_t bytes)
 {
     uint64_t h = 0x9e3779b97f4a7c15u * ((uint64_t)table + 1), w;
     while (bytes > 0) {
@@ -102,7 +102,7 @@ static uint64_t row_hash(int table, const uint8_t *key, size_t bytes)
         key += n;
         bytes -= n;
     }
-    return h;
+    return (uint32_t)(h ^ h >> 32);
 }
 
 static bool is_row(const iso_sim_row *r, int table, const void *key, size_t key_bytes)
@@ -111,28 +111,39 @@ static bool is_row(const iso_sim_row *r, int table, const void *key, size_t key_
 }
 
 /* Slot of the row, or the free one where it would go. */
-static size_t row_slot(const iso_sim_disk *d, int table, const void *key, size_t key_bytes)
+static size_t row_slot(const iso_sim_disk *d, int table, const void *key, size_t key_bytes,
+                       uint32_t tag)
 {
-    size_t mask = d->row_capacity - 1, i = (size_t)row_hash(table, key, key_bytes) & mask;
-    while (d->rows[i] && !is_row(d->rows[i], table, key, key_bytes))
+    size_t mask = d->row_capacity - 1, i = tag & mask;
+    while (d->rows[i] && !(d->tags[i] == tag && is_row(d->rows[i], table, key, key_bytes)))
         i = (i + 1) & mask;
     return i;
 }
 
 static bool grow_rows(iso_sim_disk *d)
 {
-    size_t old_capacity = d->row_capacity;
-    iso_sim_row **old = d->rows;
-    size_t capacity = old_capacity ? 2 * old_capacity : 32;
+    size_t capacity = d->row_capacity ? 2 * d->row_capacity : 32, mask = capacity - 1;
     iso_sim_row **rows = iso_calloc(capacity, sizeof(iso_sim_row *));
-    if (!rows)
+    uint32_t *tags = iso_calloc(capacity, sizeof *tags);
+    if (!rows || !tags) {
+        free(rows);
+        free(tags);
         return false;
+    }
+    for (size_t i = 0; i < d->row_capacity; i++) {
+        if (!d->rows[i])
+            continue;
+        size_t at = d->tags[i] & mask;
+        while (rows[at])
+            at = (at + 1) & mask;
+        rows[at] = d->rows[i];
+        tags[at] = d->tags[i];
+    }
+    free(d->rows);
+    free(d->tags);
     d->rows = rows;
+    d->tags = tags;
     d->row_capacity = capacity;
-    for (size_t i = 0; i < old_capacity; i++)
-        if (old[i])
-            rows[row_slot(d, old[i]->table, old[i]->data, old[i]->key_bytes)] = old[i];
-    free(old);
     return true;
 }
 
@@ -142,14 +153,12 @@ static void delete_row(iso_sim_disk *d, size_t i)
     d->row_bytes -= sizeof(iso_sim_row) + d->rows[i]->key_bytes + d->rows[i]->value_bytes;
     free(d->rows[i]);
     d->row_count--;
-    for (size_t k = (i + 1) & mask; d->rows[k]; k = (k + 1) & mask) { /* backward shift */
-        const iso_sim_row *r = d->rows[k];
-        size_t home = (size_t)row_hash(r->table, r->data, r->key_bytes) & mask;
-        if (((k - home) & mask) >= ((k - i) & mask)) {
+    for (size_t k = (i + 1) & mask; d->rows[k]; k = (k + 1) & mask) /* backward shift */
+        if (((k - d->tags[k]) & mask) >= ((k - i) & mask)) {
             d->rows[i] = d->rows[k];
+            d->tags[i] = d->tags[k];
             i = k;
         }
-    }
     d->rows[i] = NULL;
 }
 
@@ -157,7 +166,8 @@ static iso_err put_row(iso_sim_disk *d, const iso_op *op, iso_error *e)
 {
     if (2 * (d->row_count + 1) > d->row_capacity && !grow_rows(d))
         return iso_nomem(e, 16 * d->row_capacity);
-    size_t i = row_slot(d, op->table, op->key, op->key_bytes);
+    uint32_t tag = row_hash(op->table, op->key, op->key_bytes);
+    size_t i = row_slot(d, op->table, op->key, op->key_bytes, tag);
     iso_sim_row *r = d->rows[i];
     if (r && op->kind == ISO_OP_INSERT)
         return iso_fail(e, ISO_ERR_INTERNAL, "table %u: the key is not new", op->table);
@@ -171,6 +181,7 @@ static iso_err put_row(iso_sim_disk *d, const iso_op *op, iso_error *e)
         d->row_count += !r;
         d->row_bytes += bytes;
         r = d->rows[i] = made;
+        d->tags[i] = tag;
         r->table = op->table;
         r->key_bytes = (uint8_t)op->key_bytes;
         r->value_bytes = op->value_bytes;
@@ -190,7 +201,8 @@ iso_err iso_sim_disk_commit(iso_sim_disk *d, const iso_op *ops, size_t count, is
         if (ops[i].kind != ISO_OP_DELETE) {
             err = put_row(d, &ops[i], e);
         } else if (d->row_count) {
-            size_t at = row_slot(d, ops[i].table, ops[i].key, ops[i].key_bytes);
+            size_t at = row_slot(d, ops[i].table, ops[i].key, ops[i].key_bytes,
+                                 row_hash(ops[i].table, ops[i].key, ops[i].key_bytes));
             if (d->rows[at])
                 delete_row(d, at);
         }
@@ -203,7 +215,9 @@ iso_err iso_sim_disk_commit(iso_sim_disk *d, const iso_op *ops, size_t count, is
 const iso_sim_row *iso_sim_disk_row(const iso_sim_disk *d, int table, const void *key,
                                     size_t key_bytes)
 {
-    return d->row_count ? d->rows[row_slot(d, table, key, key_bytes)] : NULL;
+    if (d->row_count == 0)
+        return NULL;
+    return d->rows[row_slot(d, table, key, key_bytes, row_hash(table, key, key_bytes))];
 }
 
 static int by_key(const void *a, const void *b)
@@ -441,6 +455,7 @@ void iso_sim_disk_free(iso_sim_disk *d)
     for (size_t i = 0; i < d->partial_count; i++)
         iso_buf_free(&d->partials[i].content);
     free(d->rows);
+    free(d->tags);
     free(d->blobs);
     free(d->partials);
     *d = (iso_sim_disk){0};

@@ -52,6 +52,7 @@ typedef struct {
 typedef struct {
     iso_sim_pool *pool; /* borrowed */
     iso_sim_row **rows; /* open addressing, owned */
+    uint32_t *tags;     /* hash of each row: most slots are passed without looking at the row */
     size_t row_count, row_capacity, row_bytes;
     iso_sim_blob **blobs; /* open addressing, references */
     size_t blob_count, blob_capacity;

@@ -493,7 +493,7 @@ static void add_up(iso_sim *w)
     for (size_t i = 0; i < w->site_count; i++) {
         r->sites_revoked += sim_site_is_revoked(w, w->sites[i]);
         r->sites_malicious += w->sites[i]->malice != ISO_MALICE_NONE;
-        r->disk_bytes += w->sites[i]->disk.row_bytes + 8 * w->sites[i]->disk.row_capacity +
+        r->disk_bytes += w->sites[i]->disk.row_bytes + 12 * w->sites[i]->disk.row_capacity +
                          8 * w->sites[i]->disk.blob_capacity;
     }
     r->disk_bytes += w->c.disk.row_bytes + w->pool.bytes;
