@@ -8,8 +8,11 @@
 
 iso_err iso_engine_open(iso_engine **out, const iso_engine_options *options, iso_error *e)
 {
-    iso_engine *g = iso_calloc(1, sizeof *g);
     *out = NULL;
+    if (options->backbone->shape.modality != ISO_MODALITY_IMAGE)
+        return iso_fail(e, ISO_ERR_USAGE, "sites train on images: the backbone reads %s",
+                        options->backbone->shape.modality == ISO_MODALITY_TEXT ? "text" : "sound");
+    iso_engine *g = iso_calloc(1, sizeof *g);
     if (!g)
         return iso_nomem(e, sizeof *g);
     g->options = *options;
@@ -80,9 +83,9 @@ iso_err iso_engine_head(iso_engine *g, const iso_digest *d, iso_linear_head *out
     if (err == ISO_OK)
         err = iso_linear_parse(out, bytes.data, bytes.size, "head", e);
     iso_buf_free(&bytes);
-    if (err == ISO_OK && out->dim != g->options.backbone->shape.dim) {
+    if (err == ISO_OK && out->dim != g->options.backbone->shape.feature) {
         err = iso_fail(e, ISO_ERR_SHAPE, "the head is for features of %zu, the backbone has %zu",
-                       out->dim, g->options.backbone->shape.dim);
+                       out->dim, g->options.backbone->shape.feature);
         iso_linear_free(out);
     }
     return err;

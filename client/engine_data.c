@@ -257,7 +257,7 @@ static iso_err compute(iso_engine_data *d, const iso_task_view *v, const iso_ada
                        const char *const *names, iso_feature_set_of *f, iso_error *e)
 {
     iso_model *model = NULL;
-    size_t dim = d->options.backbone->shape.dim;
+    size_t dim = d->options.backbone->shape.feature;
     iso_err err = iso_model_open(&model, d->options.backbone, adapter, false, e);
     if (err == ISO_OK && adapter)
         err = keep_prefix(d, model, v, adapter->lowest_block, e);

@@ -71,7 +71,7 @@ iso_err iso_engine_run_head(iso_engine *g, const iso_trainer_job *j, iso_trainer
     iso_feature_set set = {f->features[ISO_SPLIT_TRAIN], train->labels, train->n};
     /* Ridge by leave-one-out: honest confidence, so that a fixed head leaves the adapter a gradient
      * (DESIGN 2). The refitted score beside it is the strongest probe, what tables call probe. */
-    err = iso_probe_fit(&head, ISO_PROBE_RIDGE, &set, NULL, g->options.backbone->shape.dim,
+    err = iso_probe_fit(&head, ISO_PROBE_RIDGE, &set, NULL, g->options.backbone->shape.feature,
                         s->classes, s->class_count, NULL, e);
     if (err != ISO_OK)
         goto done;
@@ -129,7 +129,8 @@ static iso_err read_parameters(const iso_train_spec *s, parameters *out, iso_err
         const iso_json *v = j ? iso_json_key(j, row->key) : NULL;
         const char *text = v ? iso_json_str(v) : NULL;
         double number = row->otherwise;
-        bool is_number = !v || iso_json_num(v, &number) || (text && iso_double_parse(text, &number));
+        bool is_number =
+            !v || iso_json_num(v, &number) || (text && iso_double_parse(text, &number));
         if (!is_number || !(number >= row->min && number <= row->max))
             err = iso_fail(e, ISO_ERR_DATA, "kind_parameters: %s must be a number from %g to %g",
                            row->key, row->min, row->max);
