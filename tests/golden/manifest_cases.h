@@ -26,7 +26,7 @@ typedef struct {
     double rtol;
     size_t compared, failed;
     double worst; /* relative difference */
-    char worst_name[96];
+    char worst_name[160];
 } golden_case;
 
 typedef void golden_fn(golden_case *c);
