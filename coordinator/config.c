@@ -3,7 +3,7 @@
 #include "coordinator/config.h"
 
 #include "core/yaml.h"
-#include "merge/method/method.h"
+#include "merge/robust/robust.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -52,6 +52,7 @@ iso_coord_task iso_coord_task_defaults(void)
                             .seed = 1,
                             .min_samples = 10,
                             .norm_cap = 100.0,
+                            .aggregate = "mean",
                             .update_bytes = 64ull << 20};
 }
 
@@ -145,7 +146,7 @@ static const iso_yaml_row candidate_rows[] = {
     {0}};
 
 typedef struct {
-    const char *name;
+    const char *name, *aggregate;
     iso_yaml_strings classes, sites, targets;
     int64_t quorum, rank, rank_cap, steps, batch, warmup, seed, min_samples, first_block, shift;
     double alpha, learning_rate, weight_decay, norm_cap;
@@ -174,6 +175,7 @@ static const iso_yaml_row task_rows[] = {
      "blocks below stay frozen"},
     {"shift", ISO_YAML_INT, at(task_node, shift), false, 0, 64, NULL, "pixels, training images"},
     {"mirror", ISO_YAML_BOOL, at(task_node, mirror), false, 0, 0, NULL, "half of the images"},
+    {"aggregate", ISO_YAML_STRING, at(task_node, aggregate), false, 0, 0, NULL, "rule within it"},
     {"head", ISO_YAML_ENUM, at(task_node, head), false, 0, 0, head_words, "fixed or joint"},
     {"seed", ISO_YAML_INT, at(task_node, seed), false, 0, 9e15, NULL, ""},
     {"min_samples", ISO_YAML_INT, at(task_node, min_samples), false, 0, 1e9, NULL, ""},
@@ -224,6 +226,7 @@ static iso_err read_task(const iso_yaml *map, const char *what, iso_coord_task *
                    .learning_rate = d.learning_rate,
                    .weight_decay = d.weight_decay,
                    .norm_cap = d.norm_cap,
+                   .aggregate = d.aggregate,
                    .update_bytes = d.update_bytes};
     iso_err err = iso_yaml_fill(map, task_rows, what, &n, arena, e);
     if (err)
@@ -252,6 +255,7 @@ static iso_err read_task(const iso_yaml *map, const char *what, iso_coord_task *
                             .seed = (uint64_t)n.seed,
                             .min_samples = (uint32_t)n.min_samples,
                             .norm_cap = n.norm_cap,
+                            .aggregate = n.aggregate,
                             .update_bytes = n.update_bytes};
     return ISO_OK;
 }
@@ -402,6 +406,9 @@ static iso_err check_task(const iso_coord_config *config, size_t i, iso_error *e
     if (t->site_count && t->quorum > t->site_count)
         return iso_fail(e, ISO_ERR_USAGE, "task %s: quorum %u, but %zu sites", t->name, t->quorum,
                         t->site_count);
+    const iso_method *rule;
+    if (iso_robust_need(t->aggregate, &rule, e))
+        return ISO_ERR_USAGE;
     if (t->update_bytes > config->update_bytes)
         return iso_fail(e, ISO_ERR_USAGE,
                         "task %s: update_bytes is above limits.update_bytes (%llu)", t->name,

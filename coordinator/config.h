@@ -33,10 +33,11 @@ typedef struct {
     uint32_t batch;
     double weight_decay;
     uint32_t warmup;
-    uint32_t first_block; /* blocks below stay frozen, and are computed once at the sites */
-    uint32_t shift;       /* training images move by up to so many pixels */
-    bool mirror;          /* half of them are mirrored */
-    int head_mode;        /* 0 fixed, 1 joint */
+    uint32_t first_block;  /* blocks below stay frozen, and are computed once at the sites */
+    uint32_t shift;        /* training images move by up to so many pixels */
+    bool mirror;           /* half of them are mirrored */
+    const char *aggregate; /* rule within the task (merge/robust); from four updates on */
+    int head_mode;         /* 0 fixed, 1 joint */
     uint64_t seed;
     uint32_t min_samples;
     double norm_cap;

@@ -55,7 +55,7 @@ static iso_json *task_of(const iso_job *job, const iso_job_task *t)
     iso_json_set(o, "alpha", iso_json_real(c->alpha));
     iso_json_set(o, "rslora", iso_json_boolean(c->rslora));
     iso_json_set(o, "targets", names_of(c->targets, c->target_count));
-    iso_json_set(o, "aggregate", iso_json_string("mean"));
+    iso_json_set(o, "aggregate", iso_json_string(c->aggregate));
     if (!iso_digest_is_zero(&t->previous))
         iso_json_set(o, "previous", hex_of(t->previous.b, 32));
     if (!iso_digest_is_zero(&t->head))
