@@ -413,14 +413,14 @@ iso_err iso_centralize(iso_generation *g, const iso_safetensors *backbone, const
                        size_t n, const iso_centralize_options *o, iso_error *e)
 {
     *g = (iso_generation){0};
+    if (!n)
+        return iso_fail(e, ISO_ERR_USAGE, "no block to centralize");
     size_t T = backbone->count;
     iso_arena *a = &g->arena;
     iso_arena own = {0};
     double *weights = iso_arena_calloc(&own, n, sizeof *weights);
     work w = {.blocks = blocks, .n = n, .backbone = backbone, .o = o, .weights = weights, .g = g};
     iso_err err = ISO_OK;
-    if (!n)
-        return iso_fail(e, ISO_ERR_USAGE, "no block to centralize");
     g->tensors = iso_arena_calloc(a, T, sizeof *g->tensors);
     g->is_changed = iso_arena_calloc(a, T, sizeof *g->is_changed);
     w.of = iso_arena_calloc(&own, T * n, sizeof *w.of);
