@@ -416,7 +416,8 @@ static void bad_usage_and_bad_data(void **state)
     char *junk = in_root("junk.safetensors");
     make_images(lone, "train", "only", 0, 3);
     make_backbone(wrong);
-    put(wrong, "preprocessor_config.json", "{\"size\":64}", 11);
+    static const char oblong[] = "{\"size\":{\"height\":12,\"width\":8}}";
+    put(wrong, "preprocessor_config.json", oblong, sizeof oblong - 1);
     put(root, "junk.safetensors", "junk", 4);
     const struct {
         const char *argv[12];
@@ -438,7 +439,7 @@ static void bad_usage_and_bad_data(void **state)
          2,
          "--checkpoint"},
         {{"train", "--data", task, "-o", out, "--backbone", task}, 3, "config.json"},
-        {{"train", "--data", task, "-o", out, "--backbone", wrong}, 3, "64x64"},
+        {{"train", "--data", task, "-o", out, "--backbone", wrong}, 3, "8x12"},
         {{"train", "--data", lone, "-o", out, "--backbone", backbone}, 3, "two classes"},
         {{"train", "--data", "/nonexistent", "-o", out, "--backbone", backbone}, 3, "/nonexistent"},
         {{"train", "--check", "/nonexistent"}, 3, "/nonexistent"},
