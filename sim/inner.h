@@ -243,6 +243,8 @@ const char *sim_admin(iso_sim *w, const char *json);
 sim_site *sim_site_new(iso_sim *w, bool is_joining);
 void sim_site_start(iso_sim *w, sim_site *s, uint64_t boot);
 void sim_site_crash(iso_sim *w, sim_site *s);
+iso_time sim_site_mono(const iso_sim *w, const sim_site *s); /* its own clock */
+void sim_site_after(iso_sim *w, sim_site *s); /* performs a step's effects, sets the next tick */
 void sim_site_step(iso_sim *w, sim_site *s, const iso_agent_event *ev);
 void sim_site_tick(iso_sim *w, sim_site *s, const iso_sim_event *ev);
 void sim_site_link(iso_sim *w, sim_site *s, sim_line *line, bool is_up, iso_agent_down why);
