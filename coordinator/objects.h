@@ -132,6 +132,7 @@ typedef struct {
     uint8_t raw[384 + 64]; /* header, signature */
     iso_digest header_digest;
     uint32_t next_chunk, credit;
+    bool is_from_disk; /* chunks of an earlier life of this process: not synced, may be torn */
     uint64_t begun_ms;
     iso_peer peer;       /* who gets grants and the receipt */
     uint64_t request_id; /* of the begin or commit that waits for an answer */

@@ -169,6 +169,7 @@ void iso_c_on_upload_opened(iso_coord *c, const uint8_t id[16], uint32_t chunks)
         return;
     u->state = UPLOAD_OPEN;
     u->next_chunk = chunks < u->h.chunk_count ? chunks : u->h.chunk_count;
+    u->is_from_disk = chunks > 0;
     iso_c_peer *p = u->peer ? iso_c_peer_by_id(c, u->peer) : NULL;
     if (!p)
         return;
@@ -369,11 +370,15 @@ void iso_c_on_upload_stored(iso_coord *c, const uint8_t id[16], iso_stored store
         return;
     }
     iso_c_peer *p = u->peer ? iso_c_peer_by_id(c, u->peer) : NULL;
-    iso_code code = stored == ISO_STORED_DISK ? ISO_CODE_DISK : ISO_CODE_BODY_DIGEST;
+    /* Chunks are not synced one by one: what a crash left may be torn. The site then sends it all
+     * again; BODY_DIGEST would make it give the update up. */
+    bool is_torn = stored == ISO_STORED_DIGEST && u->is_from_disk;
+    iso_code code = stored == ISO_STORED_DISK || is_torn ? ISO_CODE_DISK : ISO_CODE_BODY_DIGEST;
     if (p && !p->is_cut)
         iso_c_refuse(c, p, u->request_id, code, u->h.update_id, 16, "%s",
-                     code == ISO_CODE_DISK ? "the coordinator's disk is full"
-                                           : "the body is not what the header says");
+                     is_torn                 ? "what a restart left of the body is torn: again"
+                     : code == ISO_CODE_DISK ? "the coordinator's disk is full"
+                                             : "the body is not what the header says");
     drop(c, u);
 }
 

@@ -190,6 +190,30 @@ static void row10_a_body_with_another_digest_is_refused(void **state)
     rig_free(r);
 }
 
+static void S53_a_body_torn_by_a_restart_is_sent_again(void **state)
+{
+    (void)state;
+    rig *r = open_round();
+    rig_site *a = &r->sites[0];
+    iso_envelope h = rig_envelope(r, a, 0);
+    rig_sign_header(a, 0, &h);
+    rig_begin(r, a, 0);
+    rig_chunk(r, a, 0, 0, RIG_BODY);
+    assert_int_equal(r->partial_count, 1);
+    rig_restore(r);
+    iso_hasher_add(&r->partial[0].hash, "torn", 4);
+    rig_hello(r, a);
+    rig_begin(r, a, 0);
+    rig_commit_update(r, a, 0);
+    assert_int_equal(a->last_error, ISO_CODE_DISK); /* may pass: the site keeps the update */
+    assert_int_equal(a->receipts, 0);
+    rig_begin(r, a, 0);
+    rig_chunk(r, a, 0, 0, RIG_BODY);
+    rig_commit_update(r, a, 0);
+    assert_int_equal(a->receipts, 1);
+    rig_free(r);
+}
+
 static void row11_a_full_disk_gives_no_receipt(void **state)
 {
     (void)state;
@@ -303,6 +327,7 @@ int main(void)
         cmocka_unit_test(row7_a_header_signed_by_another_key_is_refused),
         cmocka_unit_test(row9_chunks_come_in_order_and_whole),
         cmocka_unit_test(row10_a_body_with_another_digest_is_refused),
+        cmocka_unit_test(S53_a_body_torn_by_a_restart_is_sent_again),
         cmocka_unit_test(row11_a_full_disk_gives_no_receipt),
         cmocka_unit_test(S39_S52_a_replayed_update_gets_the_same_receipt),
         cmocka_unit_test(S38_equivocation_is_kept_as_proof_and_the_first_counts),
