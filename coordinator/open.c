@@ -236,6 +236,9 @@ iso_err iso_shell_open(iso_shell *s, iso_error *e)
         err = iso_shell_make_core(s, e);
     if (!err)
         err = sweep(s, e);
+    iso_key_list admitted = {0};
+    if (!err)
+        iso_shell_keys(s, &admitted);
     iso_server_options sv = {.host = s->host,
                              .port = port ? port : last_port(s),
                              .is_port_a_wish = port == 0,
@@ -244,9 +247,12 @@ iso_err iso_shell_open(iso_shell *s, iso_error *e)
                              .connections = s->config.connections,
                              .handshakes_per_s = s->config.handshakes_per_s,
                              .handshake_burst = s->config.handshake_burst,
+                             .keys = admitted.keys,
+                             .key_count = admitted.count,
                              .log = s->log};
     if (!err)
         err = iso_server_open(&s->server, &sv, e);
+    free(admitted.keys);
     if (!err)
         err = iso_shell_write_endpoint(s, e);
     snprintf(path, sizeof path, "%s/admin.sock", s->dir);

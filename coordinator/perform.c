@@ -58,14 +58,9 @@ static void do_send(iso_shell *s, const iso_coord_effect *x)
     iso_server_send(s->server, x->peer, head, head_bytes, body ? body : "", body_bytes);
 }
 
-typedef struct {
-    iso_zap_key *keys;
-    size_t count, capacity;
-} key_list;
-
 static void add_key(void *arg, const uint8_t pk[32], const iso_peer_name *name)
 {
-    key_list *l = arg;
+    iso_key_list *l = arg;
     if (l->count == l->capacity) {
         size_t capacity = l->capacity ? l->capacity * 2 : 64;
         iso_zap_key *wider = realloc(l->keys, capacity * sizeof *wider);
@@ -78,11 +73,16 @@ static void add_key(void *arg, const uint8_t pk[32], const iso_peer_name *name)
     l->keys[l->count++].name = *name;
 }
 
+void iso_shell_keys(const iso_shell *s, iso_key_list *out)
+{
+    iso_coord_keys(s->core, add_key, out);
+}
+
 static void do_admit(iso_shell *s)
 {
-    key_list l = {0};
+    iso_key_list l = {0};
     iso_error e = {0};
-    iso_coord_keys(s->core, add_key, &l);
+    iso_shell_keys(s, &l);
     if (iso_server_admit(s->server, l.keys, l.count, &e) != ISO_OK)
         iso_log_event(s->log, ISO_LOG_ERROR, "zap", "why=\"%s\"", e.text);
     free(l.keys);

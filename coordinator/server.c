@@ -392,6 +392,8 @@ iso_err iso_server_open(iso_server **out, const iso_server_options *o, iso_error
          zmq_setsockopt(s->monitor, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
          zmq_connect(s->monitor, "inproc://isofed.monitor") != 0))
         err = iso_fail_errno(e, ISO_ERR_RESOURCE, errno, "zmq monitor");
+    if (!err && o->key_count)
+        err = iso_zap_admit(s->zap, o->keys, o->key_count, e);
     if (!err)
         err = bind_public(s, o, e);
     if (err) {

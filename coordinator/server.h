@@ -19,6 +19,8 @@ typedef struct {
     bool is_port_a_wish;                            /* when it is taken, any other will do */
     const uint8_t *transport_pk, *transport_secret; /* 32 bytes each, borrowed during open */
     uint32_t connections, handshakes_per_s, handshake_burst;
+    const iso_zap_key *keys; /* admitted before the port opens: a site that waits for a restart */
+    size_t key_count;        /* must not be told that it is unknown. Borrowed during open */
     iso_log *log;
 } iso_server_options;
 

@@ -61,6 +61,12 @@ typedef struct {
 /* Opens all of options->dir; with check_config only what the configuration and keys say. */
 iso_err iso_shell_open(iso_shell *s, iso_error *e) ISO_MUST_CHECK;
 void iso_shell_close(iso_shell *s);
+/* Who may connect, as the core has it; keys is allocated, to be freed. */
+typedef struct {
+    iso_zap_key *keys;
+    size_t count, capacity;
+} iso_key_list;
+void iso_shell_keys(const iso_shell *s, iso_key_list *out);
 /* A core from what is stored. */
 iso_err iso_shell_make_core(iso_shell *s, iso_error *e) ISO_MUST_CHECK;
 /* Says where we listen: to the file `endpoint` and to the core, for enrolment lines. */
