@@ -126,7 +126,7 @@ static void texts_are_trained_on_scored_and_labelled(void **state)
     for (int k = 0; k < 2; k++) { /* the same bits for any number of threads */
         snprintf(out[k], sizeof out[k], "%s/out%d", root, k);
         char page[128];
-        snprintf(page, sizeof page, "%s.html", out[k]);
+        snprintf(page, sizeof page, "%.100s.html", out[k]);
         const char *argv[] = {"isofed", "train",  "--backbone", backbone,      "--data",
                               task,     "-o",     out[k],       "--steps",     "30",
                               "--lr",   "3e-3",   "--threads",  k ? "2" : "1", "--report",

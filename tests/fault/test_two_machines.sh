@@ -15,7 +15,7 @@ drop_network() {
     ip link del "$tag" 2>/dev/null || true
 }
 trap 'fed_end; drop_network' EXIT
-if ! ip netns add "${names[0]}" 2>/dev/null; then
+if ! ip netns add "${names[0]}" 2>/dev/null || ! ip netns exec "${names[0]}" true 2>/dev/null; then
     echo "skipped: this system allows no network namespaces"
     exit 0
 fi
