@@ -40,8 +40,9 @@ static const iso_arg_row rows[] = {
 
 static const iso_arg_spec spec = {
     .usage = "isofed simulate [options] SCENARIO.yaml",
-    .summary = "Play a federation with virtual time, faults and all invariants checked after every "
-               "event. SCENARIO may be \"random\": a small one drawn from --seed.",
+    .summary =
+        "Play a federation with virtual time, faults, and its invariants checked at every "
+        "commit, message, job and swap. SCENARIO may be \"random\": a small one drawn from --seed.",
     .example = "isofed simulate sim/scenarios/crashes.yaml --seed 7",
     .rows = rows,
     .min_words = 1,

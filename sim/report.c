@@ -77,7 +77,8 @@ static void fill(table *t, const iso_scenario *s, const iso_sim_result *r, doubl
     iso_bytes_text(other, sizeof other, (double)r->disk_bytes);
     row(t, "memory", "peak %s, of that simulated disks %s", text, other);
     row(t, "invariants", "%s; %llu full checks",
-        r->broken_event ? "BROKEN" : "held after every event", n(r->full_checks));
+        r->broken_event ? "BROKEN" : "held at every commit, message, job and swap",
+        n(r->full_checks));
     iso_hex(hex, r->digest, 32);
     row(t, "digest", "%s", hex);
 }
